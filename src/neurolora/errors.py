@@ -1,0 +1,48 @@
+"""The errors of the whole house: each says what was asked, what was found and what to do.
+
+Room: the floor. Everybody may import this file; it imports nothing of ours.
+Every kind is also a standard-library error, so `except ValueError` keeps working for users.
+"""
+
+from __future__ import annotations
+
+
+class NeuroLoraError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class ConfigError(NeuroLoraError, ValueError):
+    """A setting, or a combination of settings, that cannot work."""
+
+
+class TargetError(ConfigError):
+    """No module, or a module of an unsupported kind, was named as a target."""
+
+
+class DataError(NeuroLoraError, ValueError):
+    """A data file or one of its rows cannot be used."""
+
+
+class AdapterError(NeuroLoraError, ValueError):
+    """An adapter's files are incomplete, damaged, or do not fit the model."""
+
+
+class FingerprintMismatchError(AdapterError):
+    """Two things that must be the same (a projection A, a base model) are not."""
+
+
+class UnsupportedOperationError(NeuroLoraError, NotImplementedError):
+    """Something that the method cannot do by its nature, such as folding into W0."""
+
+
+class TrainingError(NeuroLoraError, RuntimeError):
+    """Training had to stop: NaN in the loss, a checkpoint that cannot be resumed."""
+
+
+class OutputError(NeuroLoraError, OSError):
+    """A result could not be written; nothing that was there before has been touched."""
+
+
+def explain(asked: str, found: str, do: str) -> str:
+    """One message in the house's order: what was asked, what was found, what to do."""
+    return f"{asked}: {found}. {do}"
