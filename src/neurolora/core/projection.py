@@ -84,7 +84,7 @@ def pack_ternary(signs: Tensor) -> Tensor:
     Codes: 0 -> 0b00, +1 -> 0b01, -1 -> 0b11 (two's complement); the last byte is filled up with zeros.
     Raises AdapterError for another dtype, another number of dimensions, or another value.
     """
-    if signs.dtype != torch.int8 or signs.dim() != 2 or bool((signs.abs() > 1).any()):
+    if signs.dtype != torch.int8 or signs.dim() != 2 or bool(((signs < -1) | (signs > 1)).any()):
         raise AdapterError(
             explain(
                 "Packing a ternary projection",
@@ -135,7 +135,7 @@ def fingerprint(values: Projection | Tensor, scale: float | None = None) -> str:
     on a GPU has the same fingerprint, because only the stored values are read.
     """
     if isinstance(values, Projection):
-        values, scale = values.values, values.scale
+        return fingerprint(values.values, values.scale)
     if scale is None:
         raise TypeError("fingerprint of bare values needs their scale too")
     values = values.detach().to("cpu").contiguous()
@@ -160,7 +160,7 @@ def _gaussian(rows: int, columns: int, density: float, generator: torch.Generato
 
 
 def _normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    """N(0, 1) by Box and Muller in float64, then rounded: `torch.randn` varies with the CPU's vector width."""
+    """N(0, 1) by Box and Muller in float64, then rounded: `torch.randn` varies with the CPU's vectors."""
     shape = (2, rows, columns)
     first, second = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
     radius = torch.sqrt(-2.0 * torch.log1p(-first))

@@ -1,6 +1,6 @@
 """One adapter's output, in the paper's order (Eqs. 2-6): the readable version.
 
-Room: core, maths on tensors alone. Gradients are PyTorch's own; each faster path in `kernels/` must equal this.
+Room: core, maths on tensors alone. Gradients are PyTorch's own; faster paths must equal this.
 """
 
 from __future__ import annotations
