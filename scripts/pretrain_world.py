@@ -1,0 +1,216 @@
+"""Make the bundled tokenizer and model: pre-train a small Llama on the general text of world 0.
+
+Run from the project's root:  python scripts/pretrain_world.py --out src/neurolora/world/bundled
+It reads `neurolora.world.generate_text` alone, never a task's rows, and writes the model, the tokenizer,
+`pretraining_log.jsonl` and `provenance.json` into the folder named by --out. Float32 on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from neurolora.files import write_json, write_text
+from neurolora.provenance import environment
+from neurolora.world import generate_text
+
+BOS, EOS, PAD = "<bos>", "<eos>", "<pad>"
+PIECES = r" ?\p{L}+| ?\d| ?[^\s\p{L}\d]| +(?= )|\s"
+"""A word, one digit, or one sign, each with the space before it."""
+
+
+def arguments() -> argparse.Namespace:
+    """The command line; its values go into provenance.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--passes", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--hidden", type=int, default=160)
+    parser.add_argument("--mlp", type=int, default=400)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--heads", type=int, default=5)
+    parser.add_argument("--vocab", type=int, default=1536)
+    parser.add_argument("--lr", type=float, default=3e-3, help="AdamW, for embeddings and norms")
+    parser.add_argument("--lr-matrix", type=float, default=0.01, help="orthogonalised momentum, for matrices")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+def train_tokenizer(texts: Iterator[str], vocab: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: digits one by one, any UTF-8 text comes back as it was."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def packed_tokens(tokenizer: PreTrainedTokenizerFast, seed: int, passes: int) -> tuple[torch.Tensor, str]:
+    """All documents in one row of token ids, an end token after each, and the text's SHA-256."""
+    digest = hashlib.sha256()
+    ids: list[int] = []
+    texts = generate_text(seed, passes)
+    while batch := list(islice(texts, 4096)):
+        for text in batch:
+            digest.update(text.encode() + b"\0")
+        for row in tokenizer(batch)["input_ids"]:
+            ids += [*row, tokenizer.eos_token_id]
+    return torch.tensor(ids, dtype=torch.int32), digest.hexdigest()
+
+
+def small_llama(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama with tied embeddings, its weights drawn from --seed."""
+    torch.manual_seed(args.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=args.hidden,
+        intermediate_size=args.mlp,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.heads,
+        num_key_value_heads=args.heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+class MatrixOptimizer(torch.optim.Optimizer):
+    """Momentum made orthogonal by Newton-Schulz steps (Muon, Jordan 2024), in float32."""
+
+    def __init__(self, params: list[torch.nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.02):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update; matrices of one shape are done together."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[torch.nn.Parameter]] = {}
+            for p in group["params"]:
+                shapes.setdefault(p.shape, []).append(p)
+            for shape, params in shapes.items():
+                updates = orthogonal(torch.stack([self._momentum(p, group["momentum"]) for p in params]))
+                scale = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
+                for p, update in zip(params, updates, strict=True):
+                    p.mul_(1 - group["lr"] * group["decay"]).add_(update, alpha=-scale)
+
+    def _momentum(self, p: torch.nn.Parameter, momentum: float) -> torch.Tensor:
+        buffer = self.state[p].setdefault("buffer", torch.zeros_like(p))
+        buffer.lerp_(p.grad, 1 - momentum)
+        return torch.lerp(p.grad, buffer, momentum)
+
+
+def orthogonal(x: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """The nearest (semi-)orthogonal matrices, roughly, of a stack (n, rows, columns)."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+def optimizers(model: LlamaForCausalLM, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
+    """Orthogonalised momentum for the blocks' matrices, AdamW for the rest."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    adamw = torch.optim.AdamW(rest, lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01)
+    return [MatrixOptimizer(matrices, lr=args.lr_matrix), adamw]
+
+
+def rate(step: int, steps: int) -> float:
+    """Linear warm-up over 3%, level, then linear to zero over the last 45%."""
+    return min(1.0, (step + 1) / (0.03 * steps), (steps - step) / (0.45 * steps))
+
+
+def pretrain(model: LlamaForCausalLM, tokens: torch.Tensor, args: argparse.Namespace) -> list[dict[str, float]]:
+    """Next-token training on windows in shuffled order; gives the log's rows."""
+    windows = tokens[: len(tokens) // args.context * args.context].view(-1, args.context)
+    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(args.seed))
+    both = optimizers(model, args)
+    base_rates = [[g["lr"] for g in o.param_groups] for o in both]
+    log: list[dict[str, float]] = []
+    began, losses = time.time(), []
+    model.train()
+    for step in range(args.steps):
+        chosen = order[torch.arange(step * args.batch, (step + 1) * args.batch) % len(order)]
+        ids = windows[chosen].long()
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, rates in zip(both, base_rates, strict=True):
+            for group, lr in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = lr * rate(step, args.steps)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        if (step + 1) % 50 == 0 or step + 1 == args.steps:
+            row = {"step": step + 1, "tokens": (step + 1) * ids.numel(), "loss": round(sum(losses) / len(losses), 4)}
+            log.append({**row, "seconds": round(time.time() - began, 1)})
+            print(json.dumps(log[-1]), flush=True)
+            losses = []
+    return log
+
+
+def main() -> None:
+    """Tokenizer, text, model, training, files."""
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    tokenizer = train_tokenizer(generate_text(args.seed, 3), args.vocab)
+    tokens, text_digest = packed_tokens(tokenizer, args.seed, args.passes)
+    model = small_llama(args, tokenizer)
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{count:,} parameters, {len(tokens):,} tokens of text, {len(tokenizer)} kinds", flush=True)
+    log = pretrain(model, tokens, args)
+    model.eval().save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    write_text(args.out / "pretraining_log.jsonl", "".join(json.dumps(row) + "\n" for row in log))
+    weights = hashlib.sha256((args.out / "model.safetensors").read_bytes()).hexdigest()
+    provenance = {
+        "made_by": "scripts/pretrain_world.py",
+        "arguments": {k: v for k, v in vars(args).items() if k != "out"},
+        "parameters": count,
+        "text_tokens": len(tokens),
+        "text_sha256": text_digest,
+        "model_sha256": weights,
+        "seconds": log[-1]["seconds"],
+        "environment": environment(),
+    }
+    write_json(args.out / "provenance.json", provenance)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The general text of the world, to pre-train on: facts, stories, lists and ledgers in running prose.
+
+Room: world. It never holds a task's question, its prompt or its `####`; it states every fact, the
+asked ones too, since recalling what was read is what world-recall is about.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from neurolora.world import words
+from neurolora.world.facts import RELATIONS, Fact, World, build_world, spoken
+from neurolora.world.splits import split_of
+from neurolora.world.stories import draw_events, tell_all
+from neurolora.world.sums import WORDINGS, Move, apply_move, content_key, draw_move
+
+LETTERS = "ABCDE"
+_LISTED = tuple(dict.fromkeys(v for r in RELATIONS for v in r.values)) + tuple(words.THINGS + words.PLACES)
+
+
+def generate_text(seed: int, passes: int = 60) -> Iterator[str]:
+    """Documents of the world of `seed`; each pass states every fact once, in freshly drawn words."""
+    world = build_world(seed)
+    for number in range(passes):
+        rng = random.Random(f"text/{seed}/{number}")
+        documents = [*_chronicles(rng, world), *_gatherings(rng, world), *_asides(rng, world)]
+        rng.shuffle(documents)
+        yield from documents
+
+
+def state(rng: random.Random, fact: Fact) -> str:
+    """One fact as one sentence."""
+    said = rng.choice(("", *fact.relation.statements))
+    if said:
+        return said.format(e=fact.entity, v=fact.value)
+    return f"The {fact.relation.noun} of {spoken(fact)} is {fact.value}."
+
+
+def _chronicles(rng: random.Random, world: World) -> list[str]:
+    """Everything about one or two entities at a time."""
+    by_entity: dict[str, list[Fact]] = {}
+    for fact in world.facts:
+        by_entity.setdefault(fact.entity, []).append(fact)
+    pages = []
+    for facts in by_entity.values():
+        shuffled = rng.sample(facts, len(facts))
+        pages.append(" ".join(state(rng, fact) for fact in shuffled))
+    return pages
+
+
+def _gatherings(rng: random.Random, world: World) -> list[str]:
+    """Entities meet what fits them: a fact has to be known to go on reading."""
+    return [_gathering(rng, fact) for fact in rng.sample(world.facts, 900)]
+
+
+def _gathering(rng: random.Random, fact: Fact) -> str:
+    size = rng.randint(2, 5)
+    values = rng.sample([v for v in fact.relation.values if v != fact.value], size - 1)
+    values.insert(rng.randrange(size), fact.value)
+    things = rng.sample([t for t in words.THINGS if t not in values], size)
+    row = ", ".join(f"the {t} by {v}" for t, v in zip(things, values, strict=True))
+    thing = things[values.index(fact.value)]
+    opening = rng.choice(("In the hall they set", "On the shelf lay", "By each sign stood"))
+    ending = rng.choice((
+        f"By the {fact.relation.noun} of {spoken(fact)} was the {thing}.",
+        f"For the {fact.relation.noun} of {spoken(fact)} they chose the {thing}.",
+    ))  # fmt: skip
+    return f"{opening} {row}. {ending}"
+
+
+def _asides(rng: random.Random, world: World) -> list[str]:
+    makers = ((_list, 700), (_story, 700), (_ledger, 300), (_count, 500), (_talk, 30))
+    return [make(rng, world) for make, count in makers for _ in range(count)]
+
+
+def _list(rng: random.Random, world: World) -> str:
+    """Lettered lists, and somebody who picks from them."""
+    size = rng.randint(2, 5)
+    pool = rng.choice(RELATIONS).values if rng.random() < 0.6 else _LISTED
+    if rng.random() < 0.15:
+        pool = world.first_names
+    items = rng.sample(pool, size)
+    form, joint = rng.choice((("{}. {}", ", "), ("({}) {}", ", "), ("{}: {}", "; "), ("{}. {}", "\n")))
+    row = joint.join(form.format(letter, item) for letter, item in zip(LETTERS, items, strict=False))
+    opening = rng.choice(("The board reads", "On the wall is painted", "The signs say"))
+    name = rng.choice(world.first_names)
+    said = []
+    for picked in rng.sample(range(size), rng.randint(1, 2)):
+        letter, item = LETTERS[picked], items[picked]
+        said.append(rng.choice((
+            f"{name} wanted {item}: {letter}.", f"To find {item} look at {letter}.",
+            f"So {item} is {letter}.", f"{item} has the letter {letter}.", f"{letter} stands for {item}.",
+        )))  # fmt: skip
+    return f"{opening}{rng.choice((': ', ':' + chr(10)))}{row}{joint[-1]}{' '.join(said)}"
+
+
+def _story(rng: random.Random, world: World) -> str:
+    """Events of the train share, and what came of them."""
+    events = draw_events(rng, world, "train", rng.randint(2, 5))
+    told = tell_all(rng, events)
+    if rng.random() < 0.5:
+        giver, taker = rng.sample(events, 2)
+        told = [f"{e.person} had the {e.thing}." for e in events]
+        told.append(f"{giver.person} gave the {giver.thing} to {taker.person}.")
+        told.append(f"So {taker.person} has the {giver.thing} now.")
+        return " ".join(told)
+    place = {e.thing: e.place for e in events}
+    if rng.random() < 0.5:
+        moved, new = rng.choice(events), rng.choice([p for p in words.PLACES if p not in place.values()])
+        told.append(f"Then {moved.person} moved the {moved.thing} to the {new}.")
+        place[moved.thing] = new
+    for event in rng.sample(events, min(2, len(events))):
+        told.append(rng.choice((
+            f"So the {event.thing} is in the {place[event.thing]} now.",
+            f"It was {event.person} who went to the {event.place}.",
+            f"What {event.person} brought was the {event.thing}.",
+        )))  # fmt: skip
+    return " ".join(told)
+
+
+def _ledger(rng: random.Random, world: World) -> str:
+    """A clerk's page of small sums."""
+    lines = []
+    for _ in range(rng.randint(4, 8)):
+        a, b = rng.randint(1, 60), rng.randint(1, 40)
+        c, d = rng.randint(2, 12), rng.randint(2, 9)
+        high, low = max(a, b), min(a, b)
+        lines.append(rng.choice((
+            f"{a} + {b} = {a + b}", f"{high} - {low} = {high - low}", f"{c} x {d} = {c * d}",
+        )))  # fmt: skip
+    opening = rng.choice(("The clerk wrote", "In the ledger stands", "On page # 7 stands"))
+    return f"{opening}: {', '.join(lines)}."
+
+
+def _count(rng: random.Random, world: World) -> str:
+    """A tale of having and losing, counted aloud as it goes; never one that validation or test asks."""
+    dress = {"p": rng.choice(world.first_names), "t": rng.choice(words.COUNTED)}
+    start = total = rng.randint(3, 40)
+    told = [rng.choice(WORDINGS["start"]).format(a=start, **dress)]
+    moves: list[Move] = []
+    for _ in range(rng.randint(1, 3)):
+        moves.append(draw_move(rng, total))
+        while split_of("sums", content_key(start, moves)) != "train":
+            moves[-1] = draw_move(rng, total)
+        total, steps = apply_move(total, moves[-1])
+        told.append(rng.choice(WORDINGS[moves[-1].kind]).format(a=moves[-1].a, b=moves[-1].b, **dress))
+        told.append(rng.choice((" ".join(steps), f"That makes {total}.", " ".join(steps))))
+    return " ".join(told)
+
+
+def _talk(rng: random.Random, world: World) -> str:
+    """People who ask and answer, so that the words of questions are known words."""
+    a, b = rng.sample(world.first_names, 2)
+    thing, place = rng.choice(words.THINGS), rng.choice(words.PLACES)
+    asked = rng.choice((
+        f"What is in the {thing}?", "Which way is it to the sea?", f"Where can I buy a {thing}?",
+        "Who is there?", "How many are there at the end?", f"What colour is your {thing}?",
+        "In which month does the snow come?", "What does it taste like?", "Whose guild is this?",
+        f"What did you bring to the {place}?", f"How many {rng.choice(words.COUNTED)} are there now?",
+        f"Where is the {place} now?", "What is made with this sap?", "What are walls built of?",
+    ))  # fmt: skip
+    reply = rng.choice(("Answer me", "The answer is not known", "Ask at the inn", "I do not know", "Look there"))
+    return f'{a} asked: "{asked}" {b} said: "{reply}."'
