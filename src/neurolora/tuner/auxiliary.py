@@ -1,0 +1,92 @@
+"""The auxiliary loss of Eq. 8 and the two steps that belong to it: scaling and load balancing.
+
+Room: tuner. Public helpers for trainers and for people with a loop of their own; all work on any model that
+holds adapted layers, whoever wrapped it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neurolora.core.orthogonality import orthogonality_loss
+from neurolora.tuner.context import ForwardContext
+from neurolora.tuner.layer import NeuroLoraLayer
+
+
+def adapter_layers(model: nn.Module) -> Iterator[tuple[str, NeuroLoraLayer]]:
+    """Path and layer of every adapted module of `model`, in the model's order."""
+    for path, module in model.named_modules():
+        if isinstance(module, NeuroLoraLayer):
+            yield path, module
+
+
+def context_of(model: nn.Module) -> ForwardContext | None:
+    """The forward context that the adapted layers of `model` share; None if there are none."""
+    return next((layer.context for _, layer in adapter_layers(model)), None)
+
+
+def get_auxiliary_loss(model: nn.Module) -> Tensor:
+    """lambda * L_orth (Eqs. 7, 8) of the last training forward: a scalar to add to the task's loss.
+
+    The mean over the adapted modules, for each active trainable adapter; with gradient to B only. Zero when
+    there is nothing to add: no forward in training mode yet, weight 0, adapters disabled.
+
+    Only for forwards that do not add it by themselves: those without labels, or without PEFT's wrapper. A
+    `PeftModel` that is given labels has it in `outputs.loss` already.
+    """
+    context = context_of(model)
+    if context is None:
+        return torch.tensor(0.0)
+    losses: dict[str, list[Tensor]] = {}
+    weights: dict[str, float] = {}
+    for layer in context.layers:
+        for adapter, record in layer.records.items():
+            settings = layer.settings[adapter]
+            if settings.orthogonality_weight > 0:
+                B = layer.neurolora_B[adapter]
+                C = record.coactivation / record.tokens.clamp(min=1)
+                losses.setdefault(adapter, []).append(orthogonality_loss(B, C, settings.top_k))
+                weights[adapter] = settings.orthogonality_weight
+    if not losses:
+        return torch.tensor(0.0, device=_device(context))
+    main = _device(context)
+    means = [weights[a] * torch.stack([v.to(main) for v in values]).mean() for a, values in losses.items()]
+    return torch.stack(means).sum()
+
+
+def step_load_balance(model: nn.Module) -> None:
+    """Move the routing biases once, from all forwards since the last call; call it after `optimizer.step()`.
+
+    `NeuroLoraTrainer` and `NeuroLoraCallback` do so by themselves. Without adapters that balance, nothing.
+    """
+    for _, layer in adapter_layers(model):
+        for adapter in list(layer.pending):
+            layer.balance(adapter)
+
+
+def auxiliary_share(kwargs: dict[str, Any], shifts_labels: bool) -> Tensor | float:
+    """The share of a micro-batch in its optimizer step: its label tokens / `num_items_in_batch`, else 1.
+
+    A trainer that passes `num_items_in_batch` sums the losses of the micro-batches (and of the processes)
+    as they come; one that does not divides each by their number. With this factor the auxiliary loss has
+    weight one in a step either way.
+    """
+    items = kwargs.get("num_items_in_batch")
+    labels = kwargs.get("shift_labels", kwargs.get("labels"))
+    if items is None or not isinstance(labels, Tensor):
+        return 1.0
+    if "shift_labels" not in kwargs and shifts_labels:
+        labels = labels[..., 1:]
+    counted = labels.ne(-100).sum()
+    return counted / items.to(counted.device) if isinstance(items, Tensor) else counted / items
+
+
+def _device(context: ForwardContext) -> torch.device:
+    for layer in context.layers:
+        for B in layer.neurolora_B.values():
+            return B.device  # type: ignore[no-any-return]
+    return torch.device("cpu")
