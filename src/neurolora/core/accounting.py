@@ -21,7 +21,7 @@ class ParameterCount:
     """Parameters by part.
 
     up: B. gate: W1, W2, gamma and beta, a shared gate once. projection: the entries of A, zeros included.
-    active: the parameters of B and the gate that one token's output depends on: k of B's r columns, and the gate.
+    active: what one token's output depends on, of what is learned: k of B's r columns, and the gate.
     projection_trained: whether A is trained (an ablation).
     """
 
@@ -62,7 +62,7 @@ class Flops(NamedTuple):
 class AdaptedModule:
     """One adapted projection: full name, widths, and the name of the tensor it reads.
 
-    Modules with the same `reads` get the very same input (q, k and v of one block); empty: an input of its own.
+    Modules with the same `reads` get the very same input (q, k and v of one block); empty: its own input.
     """
 
     name: str
@@ -81,8 +81,8 @@ class GateKeys(NamedTuple):
 def gate_keys(module: AdaptedModule, sharing: GateSharing) -> GateKeys:
     """Which gate a module uses.
 
-    module: its own. input: one W1 for all that read the same tensor, the rest its own. kind: one whole gate for
-    each projection name (the last part) and input width. model: one whole gate for each input width.
+    module: its own. input: one W1 for all that read the same tensor, the rest its own. kind: one whole gate
+    for each projection name (the last part) and input width. model: one whole gate for each input width.
     Raises ConfigError for an unknown sharing.
     """
     width = module.in_features
