@@ -1,0 +1,87 @@
+"""Opening an adapter folder: its config and its tensors' keys, with every way in which it may be broken.
+
+Room: report. Called by `inspection.py`. It reads `adapter_config.json` and `adapter_model.safetensors` and
+nothing else; tensors are read one at a time, pickles never.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from neurolora.errors import AdapterError, explain
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PICKLE = "adapter_model.bin"
+_PREFIX = re.compile(r"^base_model\.model\.")
+_PART = re.compile(r"^(?:(?P<module>.*)\.)?(?P<part>(?:neurolora|lora)_\w+)(?:\.(?:weight|default))?$")
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """The adapter's config as a dict. Raises AdapterError with what is there instead of an adapter."""
+    asked = f"reading the adapter {folder}"
+    if not folder.is_dir():
+        raise AdapterError(explain(asked, "no such folder", "Give a folder that `train` or PEFT has saved"))
+    if not (folder / CONFIG).is_file():
+        raise AdapterError(explain(asked, f"no {CONFIG} in it", _what_instead(folder)))
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        found = f"{CONFIG} is no JSON ({error})"
+        raise AdapterError(explain(asked, found, "Save or download the adapter again")) from error
+    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
+        raise AdapterError(explain(asked, f"{CONFIG} names no peft_type", "Save the adapter with PEFT again"))
+    return config
+
+
+def _what_instead(folder: Path) -> str:
+    """Advice that fits what lies in the folder."""
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+    if inside:
+        return f"There are adapters in its folders {', '.join(inside)}: give one of them"
+    if (folder / "config.json").is_file():
+        return "It looks like a whole model: give the folder of an adapter"
+    return "Give the folder that holds it, for a run its output_dir or a checkpoint-N"
+
+
+@contextmanager
+def open_weights(folder: Path) -> Iterator[Any]:
+    """The safetensors file, opened without reading the tensors. Raises AdapterError if it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / WEIGHTS
+    asked = f"reading {file}"
+    if not file.is_file():
+        found = f"only {PICKLE}, a pickle, is there" if (folder / PICKLE).is_file() else "the file is missing"
+        raise AdapterError(explain(asked, found, "Save the adapter again as safetensors"))
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    except (SafetensorError, OSError) as error:
+        found = f"the file is truncated or damaged ({error}; {file.stat().st_size:,} bytes)"
+        raise AdapterError(explain(asked, found, "Copy or save it again")) from error
+
+
+def split_key(key: str) -> tuple[str, str] | None:
+    """`base_model.model.a.b.neurolora_B` -> (`a.b`, `neurolora_B`); None for any other tensor."""
+    match = _PART.match(_PREFIX.sub("", key))
+    return (match["module"] or "", match["part"]) if match else None
+
+
+def shape_of(weights: Any, key: str) -> tuple[int, ...]:
+    """A tensor's shape, from the header. Raises AdapterError for one without entries."""
+    shape = tuple(weights.get_slice(key).get_shape())
+    if 0 in shape:
+        raise AdapterError(
+            explain(
+                f"reading the tensor {key}",
+                f"it is empty, of shape {shape}",
+                "A sharded model (ZeRO-3, FSDP) was saved without gathering it: gather, and save again",
+            )
+        )
+    return shape

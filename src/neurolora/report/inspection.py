@@ -1,0 +1,309 @@
+"""What an adapter folder holds, counted and measured from its files alone: the base model is never loaded.
+
+Room: report, a library function for the command `inspect`, the training report and the model card.
+Tensors are read one at a time, so that the size of the adapter does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurolora.errors import AdapterError, explain
+from neurolora.provenance import fingerprint_file
+from neurolora.report.adapter_file import WEIGHTS, open_weights, read_adapter_config, shape_of, split_key
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Keys = dict[str, dict[str, str]]
+#: The parts that together are one low-rank update: (A, B), by the names that their methods give them.
+PAIRS = (
+    ("neurolora_A_trained", "neurolora_B"),
+    ("neurolora_A", "neurolora_B"),
+    ("lora_A", "lora_B"),
+    ("lora_embedding_A", "lora_embedding_B"),
+)
+GATE = "neurolora_gate_"
+GATE_PARTS = {"token": ("W1", "W2", "gamma", "beta"), "static": ("gamma",), "none": ()}
+ENTRIES_A_BYTE = 4
+BUFFERS = ("neurolora_A", "neurolora_bias")
+
+
+@dataclass(frozen=True)
+class ModuleFacts:
+    """One adapted module.
+
+    in_features is None where the file alone does not tell; counts are numbers of entries.
+    up_norm: Frobenius norm. rank_norms: the norms of B's columns. orthogonality: mean of cos(B_i, B_j)^2
+    over i != j (0 = all columns orthogonal). gate: the ranges of gamma and beta and the norm of W2, for
+    a gate stored with this module; a shared gate is stored with the first module that uses it.
+    """
+
+    name: str
+    in_features: int | None
+    out_features: int
+    r: int
+    trainable: int
+    stored: int
+    up_norm: float
+    rank_norms: list[float]
+    orthogonality: float
+    gate: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of entries: what was trained, what the file stands for, and what one token depends on.
+
+    `active` counts k of B's r columns and the gate, as `neurolora.core.accounting` does; for plain LoRA, all.
+    `other` is what lies in the file beside the adapter (modules_to_save), and is part of the first two.
+    """
+
+    trainable: int
+    stored: int
+    active: int
+    other: int
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """One adapter folder."""
+
+    path: str
+    method: str
+    base_model: str | None
+    config: dict[str, Any]
+    parameters: Parameters
+    file_bytes: int
+    fingerprints: dict[str, Any]
+    modules: list[ModuleFacts]
+    notes: list[str]
+
+    @property
+    def top_k(self) -> int | None:
+        """Active ranks for each token; None for a method without routing."""
+        return self.config.get("top_k")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as `inspect --json` prints them."""
+        return asdict(self)
+
+
+def inspect_adapter(folder: Path | str) -> AdapterFacts:
+    """Read an adapter folder of NeuroLoRA, FlyLoRA or plain LoRA.
+
+    Raises AdapterError for a folder that is no adapter, a file that is truncated, tensors that are missing,
+    empty, or of shapes that do not fit each other.
+    """
+    folder = Path(folder)
+    config = read_adapter_config(folder)
+    with open_weights(folder) as weights:
+        modules, others = _group(weights)
+        _check_parts(folder, config, modules)
+        facts = [_module_facts(weights, name, parts) for name, parts in sorted_modules(modules)]
+        other = sum(math.prod(shape_of(weights, key)) for key in others)
+    return AdapterFacts(
+        path=str(folder),
+        method=method_name(config),
+        base_model=config.get("base_model_name_or_path"),
+        config=config,
+        parameters=_totals(facts, config, other),
+        file_bytes=(folder / WEIGHTS).stat().st_size,
+        fingerprints=_fingerprints(folder, config),
+        modules=facts,
+        notes=_notes(facts),
+    )
+
+
+def method_name(config: dict[str, Any]) -> str:
+    """`NeuroLoRA`, `FlyLoRA` (the same tuner without a gate), or PEFT's own name of the method."""
+    if config["peft_type"] == "NEUROLORA":
+        return "FlyLoRA" if config.get("gate") == "none" else "NeuroLoRA"
+    return {"LORA": "LoRA"}.get(config["peft_type"], str(config["peft_type"]))
+
+
+def sorted_modules(modules: Keys) -> list[tuple[str, dict[str, str]]]:
+    """Modules with a B, in the order of the model: numbers in names count as numbers."""
+
+    def order(item: tuple[str, Any]) -> list[tuple[bool, int, str]]:
+        return [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in item[0].split(".")]
+
+    return sorted(((name, parts) for name, parts in modules.items() if _pair(parts)), key=order)
+
+
+def _group(weights: Any) -> tuple[Keys, list[str]]:
+    """Keys by module and part, and those of no adapter part."""
+    modules: Keys = defaultdict(dict)
+    others = []
+    for key in weights.keys():  # noqa: SIM118 - the opened file is no mapping
+        place = split_key(key)
+        if place is None:
+            others.append(key)
+        else:
+            modules[place[0]][place[1]] = key
+    return dict(modules), others
+
+
+def _pair(parts: dict[str, str]) -> tuple[str, str] | None:
+    """The names of A and B of a module that has a B; A itself may be absent (only its seed was saved)."""
+    pairs = [pair for pair in PAIRS if pair[1] in parts]
+    return next((pair for pair in pairs if pair[0] in parts), pairs[-1] if pairs else None)
+
+
+def _check_parts(folder: Path, config: dict[str, Any], modules: Keys) -> None:
+    """Every module has the parts that the config promises. Raises AdapterError that lists what is missing."""
+    asked = f"reading {folder / WEIGHTS}"
+    if not any(_pair(parts) for parts in modules.values()):
+        found = f"no tensor of a low-rank adapter in it (peft_type {config['peft_type']})"
+        raise AdapterError(explain(asked, found, "`inspect` reads NeuroLoRA, FlyLoRA and LoRA adapters"))
+    routed = config["peft_type"] == "NEUROLORA"
+    missing = sorted(
+        f"{name}.{part}"
+        for name, parts in modules.items()
+        for part in (_promised(config) if routed else _other_half(parts)) - set(parts)
+    )
+    if routed and not missing:
+        missing = _missing_gates(config, modules)
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise AdapterError(
+            explain(asked, f"missing: {shown}", "The file is incomplete: save or copy it again")
+        )
+
+
+def _promised(config: dict[str, Any]) -> set[str]:
+    """Parts that each module of a routed adapter has; a shared gate may lie in another one."""
+    promised = {"neurolora_B"}
+    if config.get("train_projection", False):
+        promised.add("neurolora_A_trained")
+    elif config.get("save_projection", True):
+        promised.add("neurolora_A")
+    sharing = config.get("gate_sharing", "module")
+    if sharing in ("module", "input"):
+        parts = GATE_PARTS.get(config.get("gate", "token"), ())
+        promised |= {GATE + part for part in parts if sharing == "module" or part != "W1"}
+    return promised
+
+
+def _other_half(parts: dict[str, str]) -> set[str]:
+    """Of plain LoRA, the A that goes with a B and the B that goes with an A."""
+    return {half for pair in PAIRS[2:] if set(pair) & set(parts) for half in pair}
+
+
+def _missing_gates(config: dict[str, Any], modules: Keys) -> list[str]:
+    """Parts of a shared gate that lie in no module at all."""
+    present = {part for parts in modules.values() for part in parts}
+    wanted = {GATE + part for part in GATE_PARTS.get(config.get("gate", "token"), ())}
+    return [f"{part} (shared) in every module" for part in sorted(wanted - present)]
+
+
+def _module_facts(weights: Any, name: str, parts: dict[str, str]) -> ModuleFacts:
+    import torch
+
+    part_A, part_B = _pair(parts) or ("", "")
+    shapes = {part: shape_of(weights, key) for part, key in parts.items()}
+    out_features, r = shapes[part_B][:2]
+    _check_ranks(name, r, part_A, shapes)
+    in_features = _in_features(shapes, part_A)
+    projection = r * in_features if in_features and part_A in shapes else 0
+    trained = sum(math.prod(shape) for part, shape in shapes.items() if part not in (part_A, *BUFFERS))
+    gate = {part: key for part, key in parts.items() if part.startswith(GATE)}
+    columns = weights.get_tensor(parts[part_B]).to(torch.float64).flatten(1)
+    return ModuleFacts(
+        name=name,
+        in_features=in_features,
+        out_features=out_features,
+        r=r,
+        trainable=trained + (0 if part_A == "neurolora_A" else projection),
+        stored=trained + projection,
+        up_norm=float(columns.norm()),
+        rank_norms=columns.norm(dim=0).tolist(),
+        orthogonality=mean_squared_cosine(columns),
+        gate=_gate_facts({part.removeprefix(GATE): weights.get_tensor(key) for part, key in gate.items()}),
+    )
+
+
+def _check_ranks(name: str, r: int, part_A: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A, W2, gamma and beta have r rows, as B has r columns."""
+    rows = {part_A, f"{GATE}W2", f"{GATE}gamma", f"{GATE}beta"} & set(shapes)
+    wrong = [f"{part} {shapes[part]}" for part in sorted(rows) if shapes[part][0] != r]
+    if wrong:
+        found = f"B has {r} columns, but {', '.join(wrong)}"
+        raise AdapterError(explain(f"reading the module {name}", found, "The file is damaged: save it again"))
+
+
+def _in_features(shapes: dict[str, tuple[int, ...]], part_A: str) -> int | None:
+    """The width of the input: from the gate's W1, else from A (a packed one: to the next multiple of 4)."""
+    if f"{GATE}W1" in shapes:
+        return shapes[f"{GATE}W1"][1]
+    if part_A not in shapes:
+        return None
+    width = math.prod(shapes[part_A][1:])
+    return width * ENTRIES_A_BYTE if part_A == "neurolora_A" else width
+
+
+def mean_squared_cosine(columns: Tensor) -> float:
+    """Mean of cos(b_i, b_j)^2 over i != j for the columns of (o, r); columns of zeros count as cosine 0."""
+    import torch
+
+    r = columns.shape[1]
+    if r < 2:
+        return 0.0
+    directions = torch.nn.functional.normalize(columns, dim=0, eps=1e-30)
+    squares = (directions.T @ directions).square()
+    return float((squares.sum() - squares.diagonal().sum()) / (r * (r - 1)))
+
+
+def _gate_facts(gate: dict[str, Tensor]) -> dict[str, float]:
+    """Ranges of gamma and beta, and the norm of W2: 0 means that the gate is the same for all tokens."""
+    import torch
+
+    facts = {}
+    for part in ("gamma", "beta"):
+        if part in gate:
+            facts[f"{part}_min"] = float(gate[part].min())
+            facts[f"{part}_max"] = float(gate[part].max())
+    for part in ("W1", "W2"):
+        if part in gate:
+            facts[f"norm_{part}"] = float(gate[part].to(torch.float64).norm())
+    return facts
+
+
+def _totals(facts: list[ModuleFacts], config: dict[str, Any], other: int) -> Parameters:
+    trainable = sum(module.trainable for module in facts)
+    stored = sum(module.stored for module in facts)
+    unused = 0
+    if (top_k := config.get("top_k")) is not None:
+        unused = sum(module.out_features * max(module.r - top_k, 0) for module in facts)
+        if config.get("train_projection", False):
+            unused += sum(module.r * (module.in_features or 0) for module in facts)
+    return Parameters(trainable + other, stored + other, trainable - unused, other)
+
+
+def _fingerprints(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What the adapter says of itself, and the digest of its file."""
+    return {
+        "projection": config.get("projection_fingerprint"),
+        "base": config.get("base_fingerprint"),
+        "neurolora_version": config.get("neurolora_version"),
+        "peft_version": config.get("peft_version"),
+        "file_sha256": fingerprint_file(folder / WEIGHTS),
+    }
+
+
+def _notes(facts: list[ModuleFacts]) -> list[str]:
+    """What a reader should be told without having to look for it."""
+    zero = [module.name for module in facts if module.up_norm == 0]
+    wild = [module.name for module in facts if not math.isfinite(module.up_norm)]
+    notes = []
+    if len(zero) == len(facts):
+        notes.append("Every B is zero: the adapter changes nothing (it has not been trained).")
+    elif zero:
+        notes.append(f"B is zero in {len(zero)} of {len(facts)} modules, for example {zero[0]}.")
+    if wild:
+        notes.append(f"B holds NaN or infinity in {len(wild)} modules, for example {wild[0]}.")
+    return notes
