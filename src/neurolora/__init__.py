@@ -1,3 +1,63 @@
-"""Fly-inspired, routed low-rank adapters: NeuroLoRA and FlyLoRA as a drop-in PEFT method."""
+"""Fly-inspired, routed low-rank adapters: NeuroLoRA and FlyLoRA as a drop-in PEFT method.
+
+`import neurolora` makes PEFT know the method; `from neurolora import NeuroLoraConfig` is all that a training
+script needs. Nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from neurolora.autoregister import register_with_peft
+
+if TYPE_CHECKING:
+    from neurolora.training import NeuroLoraCallback, NeuroLoraTrainer, create_optimizer_groups
+    from neurolora.tuner import (
+        FlyLoraConfig,
+        NeuroLoraConfig,
+        NeuroLoraModel,
+        get_auxiliary_loss,
+        routing_statistics,
+        step_load_balance,
+    )
 
 __version__ = "0.1.0"
+
+# Public name -> the room it lives in.
+_HOMES = {
+    "FlyLoraConfig": "neurolora.tuner",
+    "NeuroLoraConfig": "neurolora.tuner",
+    "NeuroLoraModel": "neurolora.tuner",
+    "get_auxiliary_loss": "neurolora.tuner",
+    "routing_statistics": "neurolora.tuner",
+    "step_load_balance": "neurolora.tuner",
+    "NeuroLoraCallback": "neurolora.training",
+    "NeuroLoraTrainer": "neurolora.training",
+    "create_optimizer_groups": "neurolora.training",
+}
+
+__all__ = [
+    "FlyLoraConfig",
+    "NeuroLoraCallback",
+    "NeuroLoraConfig",
+    "NeuroLoraModel",
+    "NeuroLoraTrainer",
+    "create_optimizer_groups",
+    "get_auxiliary_loss",
+    "routing_statistics",
+    "step_load_balance",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'neurolora' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_with_peft()
