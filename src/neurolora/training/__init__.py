@@ -1,0 +1,43 @@
+"""Training: configs, `NeuroLoraTrainer`, parameter groups, runs that resume to the same bits."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neurolora.training.callback import NeuroLoraCallback
+    from neurolora.training.config import TrainingConfig, load_config
+    from neurolora.training.optim import create_optimizer_groups
+    from neurolora.training.plan import make_plan
+    from neurolora.training.run import RunResult, run_training
+    from neurolora.training.trainer import NeuroLoraTrainer
+
+_HOMES = {
+    "NeuroLoraCallback": "callback",
+    "NeuroLoraTrainer": "trainer",
+    "RunResult": "run",
+    "TrainingConfig": "config",
+    "create_optimizer_groups": "optim",
+    "load_config": "config",
+    "make_plan": "plan",
+    "run_training": "run",
+}
+
+__all__ = [
+    "NeuroLoraCallback",
+    "NeuroLoraTrainer",
+    "RunResult",
+    "TrainingConfig",
+    "create_optimizer_groups",
+    "load_config",
+    "make_plan",
+    "run_training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Each name is imported when it is first asked for, so that reading a config does not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

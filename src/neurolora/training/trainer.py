@@ -1,0 +1,203 @@
+"""`NeuroLoraTrainer`: transformers' Trainer with two learning rates, losses apart, and whole checkpoints.
+
+Room: training. Public. The loop, the devices and the distribution stay the Trainer's; the orthogonality loss
+is added by the tuner inside the model's forward, so any other trainer gets it too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import Trainer
+
+from neurolora.errors import OutputError, TrainingError, explain
+from neurolora.training.checkpoints import STAGING, clear_staging, latest_checkpoint, publish, rotate
+from neurolora.training.callback import NeuroLoraCallback
+from neurolora.training.loss_window import LossWindow
+from neurolora.training.losses import last_losses
+from neurolora.training.optim import GATE_LEARNING_RATE, create_optimizer_groups, learning_rates
+
+STATE_FILE = "trainer_state.json"
+WINDOW_FILE = "loss_window.json"
+ARGUMENTS_PICKLE = "training_args.bin"
+
+
+class NeuroLoraTrainer(Trainer):  # type: ignore[misc]
+    """A `Trainer` for routed adapters (and, unchanged, for any other model).
+
+    `args.learning_rate` is B's rate, `gate_learning_rate` the gate's; both follow one schedule.
+    It logs `loss` (the task's alone) and `orthogonality_loss` (unweighted) apart, and `eval_loss` as the mean
+    over label tokens, whatever the batch size. It stops at a NaN or infinite loss or gradient with
+    `TrainingError`, before anything is saved. A checkpoint appears whole or not at all; if it cannot be
+    written, `OutputError` names the last good one.
+    """
+
+    def __init__(self, *args: Any, gate_learning_rate: float = GATE_LEARNING_RATE, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.gate_learning_rate = gate_learning_rate
+        self.args.logging_nan_inf_filter = False  # a NaN is an error here, not a number to be smoothed over
+        self.add_callback(NeuroLoraCallback())
+        self.window = LossWindow()
+        self._rates: dict[str, float] = {}
+        self._staging: Path | None = None
+        self._eval_sums: list[Tensor] = []
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer that the arguments name, over `create_optimizer_groups`."""
+        target = self.model if model is None else model
+        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, target)
+            if not {"params", "model", "optimizer_dict"} & set(settings):
+                rates = (self.args.learning_rate, self.gate_learning_rate, self.args.weight_decay)
+                settings = {**settings, "params": create_optimizer_groups(target, *rates)}
+            self.optimizer_cls_and_kwargs = (kind, settings)
+            try:
+                return super().create_optimizer(target)
+            finally:
+                self.optimizer_cls_and_kwargs = None
+        return super().create_optimizer(target)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """The Trainer's loss; in training it is checked and its parts are noted."""
+        labels = {name: inputs[name] for name in ("labels", "shift_labels") if name in inputs}
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if model.training:
+            value = float(loss.detach())
+            self._check_finite(value, "loss")
+            self._note_losses(value, {**labels, **kwargs})
+        return (loss, outputs) if return_outputs else loss
+
+    def _note_losses(self, total: float, inputs: dict[str, Any]) -> None:
+        """Add this micro-batch to the window: what it adds to the step's task loss and to its L."""
+        scaled = self.model_accepts_loss_kwargs and inputs.get("num_items_in_batch") is not None
+        divisor = 1 if scaled or self.compute_loss_func else self.current_gradient_accumulation_steps
+        parts = last_losses(self.model, inputs, self._loss_shifts_labels)
+        if parts is None:
+            self.window.add(total / divisor, None)
+            return
+        across = self.accelerator.num_processes if scaled and self.args.average_tokens_across_devices else 1
+        self.window.add(parts.task * across / divisor, parts.orthogonality * parts.share * across / divisor)
+
+    def _check_finite(self, value: float, what: str) -> None:
+        if math.isfinite(value):
+            return
+        good = latest_checkpoint(Path(self.args.output_dir))
+        kept = f"The last good checkpoint is {good}" if good else "No checkpoint was written before"
+        raise TrainingError(
+            explain(
+                f"training step {self.state.global_step + 1}",
+                f"the {what} is {value}, so training stopped and saved nothing",
+                f"{kept}. Try a lower learning rate, more warmup, or another precision, and look at the data",
+            )
+        )
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The Trainer's gradient norm, checked; under fp16 the loss scaler deals with overflows itself."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None and getattr(self.accelerator, "scaler", None) is None:
+            self._check_finite(float(norm), "gradient's norm")
+        return norm
+
+    def _get_learning_rate(self) -> float:
+        """The rate of B; both rates of this step are kept for the log."""
+        self._rates = learning_rates(self.optimizer.param_groups)
+        return self._rates.get("learning_rate", self._rates.get("gate_learning_rate", 0.0))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with the losses apart and both learning rates."""
+        if "loss" in logs:
+            logs = {
+                **logs,
+                **self.window.drain(self.state.global_step, self._mean_over_processes),
+                **self._rates,
+            }
+        super().log(logs, start_time)
+
+    def _mean_over_processes(self, value: float) -> float:
+        if self.accelerator.num_processes == 1:
+            return value
+        kind = torch.float32 if self.args.device.type == "mps" else torch.float64
+        every = self.accelerator.gather(torch.tensor([value], dtype=kind, device=self.args.device))
+        return float(every.mean())
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's step; the sum of the loss over label tokens and their number are kept."""
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        tokens = self._get_num_items_in_batch([inputs], self.args.device)
+        if loss is not None and isinstance(tokens, Tensor):
+            self._eval_sums.append(torch.stack([loss.double().cpu() * tokens.cpu(), tokens.double().cpu()]))
+        return loss, logits, labels
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's loop, with the loss as the mean over label tokens instead of over batches."""
+        self._eval_sums = []
+        result = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        if self._eval_sums and f"{prefix}_loss" in result.metrics:
+            loss, tokens = torch.stack(self._eval_sums).sum(dim=0).tolist()
+            if tokens > 0:
+                result.metrics[f"{prefix}_loss"] = self._mean_over_processes(loss / tokens)
+        return result
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where checkpoints go: while one is written, the staging folder."""
+        return str(self._staging) if self._staging is not None else str(super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write the checkpoint aside, then give it its name; see `checkpoints`."""
+        run_folder = Path(super()._get_output_dir(trial))
+        staged = run_folder / STAGING / f"checkpoint-{self.state.global_step}"
+        try:
+            self._on_main(clear_staging, run_folder)
+            self._staging = staged.parent
+            super()._save_checkpoint(model, trial)
+            self._on_main(self._finish_checkpoint, staged, run_folder)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            with contextlib.suppress(OSError):
+                clear_staging(run_folder)
+            raise _cannot_save(run_folder / staged.name, error) from error
+        finally:
+            self._staging = None
+
+    def _on_main(self, action: Any, *arguments: Any) -> None:
+        """Do it in the process that writes, when all have come here, and let none go on before it is done."""
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            action(*arguments)
+        self.accelerator.wait_for_everyone()
+
+    def _finish_checkpoint(self, staged: Path, run_folder: Path) -> None:
+        best = self.state.best_model_checkpoint
+        if best and Path(best).parent == staged.parent:
+            self.state.best_model_checkpoint = best = str(run_folder / Path(best).name)
+            self.state.save_to_json(str(staged / STATE_FILE))
+        self.window.save(staged / WINDOW_FILE)
+        publish(staged, run_folder)
+        rotate(run_folder, self.args.save_total_limit, protect=best)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The Trainer's save, without the pickle of the arguments, which nothing reads."""
+        super()._save(output_dir, state_dict)
+        (Path(output_dir or self.args.output_dir) / ARGUMENTS_PICKLE).unlink(missing_ok=True)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """With them comes what was measured but not yet logged."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.window = LossWindow.load(Path(checkpoint) / WINDOW_FILE, self.state.global_step)
+
+
+def _cannot_save(target: Path, error: Exception) -> OutputError:
+    good = latest_checkpoint(target.parent)
+    kept = f"The last good checkpoint is {good}" if good else "There is no earlier checkpoint"
+    reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+    do = f"{kept}. Free some space or choose another output_dir, then go on with --resume"
+    return OutputError(explain(f"saving {target}", reason, do))
