@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+PIPE_WIDTH = 120
+
+
 def messages() -> Console:
     """A console on stderr for progress, notes and warnings."""
     from rich.console import Console
@@ -22,10 +25,11 @@ def messages() -> Console:
 
 
 def results() -> Console:
-    """A console on stdout for tables that are the command's result."""
+    """A console on stdout for tables that are the command's result; in a file or pipe, wide enough for them."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def print_json(value: Any) -> None:

@@ -15,8 +15,8 @@ from neurolora.report.drawing import FAINT, INK, SERIES, Picture, canvas, to_svg
 
 Points = Sequence[tuple[float, float]]
 SMOOTH_ABOVE = 40
-ROW_HEIGHT = 0.17
-MOST_LABELS = 64
+ROW_HEIGHT = 0.16
+MOST_LABELS = 40
 
 
 def curve(title: str, ylabel: str, lines: Mapping[str, Points], noisy: bool = False) -> Picture | None:
@@ -113,14 +113,15 @@ def rank_use(frequencies: Sequence[Sequence[float]], k: int, r: int) -> Picture:
 
 def gate_spread(layers: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Picture:
     """One row a layer: the gate's least to greatest value, the ranks' means, and the mean of these."""
+    thick = min(4.5, 45 * _tall(len(layers)) / len(layers))
     with canvas(_tall(len(layers)) + 0.4) as (figure, axes):
         for row, layer in enumerate(layers):
             means = np.asarray(layer["gate_mean"], dtype=float)
             axes.plot(
                 [layer["gate_min"], layer["gate_max"]], [row, row], color=FAINT, linewidth=1.4, zorder=1
             )
-            axes.plot([means.min(), means.max()], [row, row], color=SERIES[0], linewidth=4.5, zorder=2)
-            axes.plot([means.mean()], [row], "o", color=SERIES[1], markersize=4, zorder=3)
+            axes.plot([means.min(), means.max()], [row, row], color=SERIES[0], linewidth=thick, zorder=2)
+            axes.plot([means.mean()], [row], "o", color=SERIES[1], markersize=0.8 * thick, zorder=3)
         axes.axvline(1.0, color=INK, linestyle="--", linewidth=1)
         axes.set(
             xlabel="gate m   (thin: all values, thick: the ranks' means, dot: their mean; dashed: m = 1)"
@@ -162,7 +163,7 @@ def _rectangle(rows: Sequence[Sequence[float]]) -> np.ndarray[Any, Any]:
 
 
 def _tall(rows: int) -> float:
-    return max(1.6, 0.9 + ROW_HEIGHT * min(rows, MOST_LABELS) + 0.02 * max(0, rows - MOST_LABELS))
+    return max(1.6, 0.9 + ROW_HEIGHT * min(rows, MOST_LABELS) + 0.01 * max(0, rows - MOST_LABELS))
 
 
 def _label_rows(axes: Any, names: Sequence[str]) -> None:

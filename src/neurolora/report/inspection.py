@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurolora.errors import AdapterError, explain
+from neurolora.errors import AdapterError, FingerprintMismatchError, explain
 from neurolora.provenance import fingerprint_file
 from neurolora.report.adapter_file import WEIGHTS, open_weights, read_adapter_config, shape_of, split_key
 
@@ -30,7 +30,7 @@ PAIRS = (
 GATE = "neurolora_gate_"
 GATE_PARTS = {"token": ("W1", "W2", "gamma", "beta"), "static": ("gamma",), "none": ()}
 ENTRIES_A_BYTE = 4
-BUFFERS = ("neurolora_A", "neurolora_bias")
+NOT_TRAINED = ("neurolora_A", "neurolora_A_scale", "neurolora_A_fingerprint", "neurolora_bias")
 
 
 @dataclass(frozen=True)
@@ -177,11 +177,11 @@ def _check_parts(folder: Path, config: dict[str, Any], modules: Keys) -> None:
 
 def _promised(config: dict[str, Any]) -> set[str]:
     """Parts that each module of a routed adapter has; a shared gate may lie in another one."""
-    promised = {"neurolora_B"}
+    promised = {"neurolora_B", "neurolora_A_fingerprint"}
     if config.get("train_projection", False):
         promised.add("neurolora_A_trained")
     elif config.get("save_projection", True):
-        promised.add("neurolora_A")
+        promised |= {"neurolora_A", "neurolora_A_scale"}
     sharing = config.get("gate_sharing", "module")
     if sharing in ("module", "input"):
         parts = GATE_PARTS.get(config.get("gate", "token"), ())
@@ -209,8 +209,10 @@ def _module_facts(weights: Any, name: str, parts: dict[str, str]) -> ModuleFacts
     out_features, r = shapes[part_B][:2]
     _check_ranks(name, r, part_A, shapes)
     in_features = _in_features(shapes, part_A)
+    if part_A == "neurolora_A" and part_A in parts:
+        in_features = checked_width(weights, name, parts, in_features)
     projection = r * in_features if in_features and part_A in shapes else 0
-    trained = sum(math.prod(shape) for part, shape in shapes.items() if part not in (part_A, *BUFFERS))
+    trained = sum(math.prod(shape) for part, shape in shapes.items() if part not in (part_A, *NOT_TRAINED))
     gate = {part: key for part, key in parts.items() if part.startswith(GATE)}
     columns = weights.get_tensor(parts[part_B]).to(torch.float64).flatten(1)
     return ModuleFacts(
@@ -237,13 +239,46 @@ def _check_ranks(name: str, r: int, part_A: str, shapes: dict[str, tuple[int, ..
 
 
 def _in_features(shapes: dict[str, tuple[int, ...]], part_A: str) -> int | None:
-    """The width of the input: from the gate's W1, else from A (a packed one: to the next multiple of 4)."""
+    """The width of the input: from the gate's W1, else from A (a packed one does not tell)."""
     if f"{GATE}W1" in shapes:
         return shapes[f"{GATE}W1"][1]
-    if part_A not in shapes:
+    if part_A not in shapes or part_A == "neurolora_A":
         return None
-    width = math.prod(shapes[part_A][1:])
-    return width * ENTRIES_A_BYTE if part_A == "neurolora_A" else width
+    return math.prod(shapes[part_A][1:])
+
+
+def checked_width(weights: Any, name: str, parts: dict[str, str], width: int | None) -> int:
+    """The number of columns of a stored A whose fingerprint is the one stored beside it.
+
+    A packed A has four entries a byte, so without a gate there are four widths that it could have.
+    Raises FingerprintMismatchError if A is none of them.
+    """
+    import torch
+
+    from neurolora.core.projection import Projection, fingerprint, unpack_ternary
+
+    stored = weights.get_tensor(parts["neurolora_A"])
+    scale = float(weights.get_tensor(parts["neurolora_A_scale"]))
+    recorded = bytes(weights.get_tensor(parts["neurolora_A_fingerprint"]).tolist()).hex()
+    packed = stored.dtype == torch.uint8
+    most = stored.shape[1] * (ENTRIES_A_BYTE if packed else 1)
+    widths = [width] if width else range(most, most - ENTRIES_A_BYTE if packed else most - 1, -1)
+    found = "nothing that can be read"
+    for columns in widths:
+        try:
+            values = unpack_ternary(stored, columns) if packed else stored
+        except AdapterError:
+            continue
+        found = fingerprint(Projection(values, scale))
+        if found == recorded:
+            return columns
+    raise FingerprintMismatchError(
+        explain(
+            f"checking the projection A of {name}",
+            f"its fingerprint is {found[:16]}, but {recorded[:16]} is stored beside it",
+            "The file is damaged: copy or save it again",
+        )
+    )
 
 
 def mean_squared_cosine(columns: Tensor) -> float:

@@ -55,13 +55,21 @@ def read_run(path: Path | str) -> RunFolder:
     run.environment = _read_mapping(run, "env.json")
     run.adapter_config = _read_mapping(run, "adapter_config.json")
     run.task = _read_mapping(run, "neurolora_task.json", expected=False)
-    run.routing = _checked_routing(run, _read_mapping(run, "routing.json"))
+    method = ((run.config or {}).get("adapter") or {}).get("method")
+    expected = method not in ("lora", "full")
+    run.routing = _checked_routing(run, _read_mapping(run, "routing.json", expected))
     _read_metrics(run)
-    for file in sorted((path / "eval").glob("*.json")):
-        content = _read_mapping(run, f"eval/{file.name}")
-        if content is not None:
-            run.evaluations[file.stem] = content
+    run.summary |= _read_mapping(run, "run.json", expected=False) or {}
+    for file in sorted((path / "eval").rglob("*.json")):
+        content = _read_mapping(run, str(file.relative_to(path)))
+        if content is not None and "results" in content:
+            run.evaluations[_stage(file)] = content
     return run
+
+
+def _stage(file: Path) -> str:
+    """`eval/before.json` and `eval/before/results.json` are both the stage `before`."""
+    return file.parent.name if file.stem == "results" else file.stem
 
 
 def _read_mapping(run: RunFolder, name: str, expected: bool = True) -> JSON | None:

@@ -218,11 +218,11 @@ def routing_pictures(routing: Mapping[str, Any] | None) -> list[Picture]:
     names = short_names([layer["name"] for layer in layers])
     frequencies = [layer["active_frequency"] for layer in layers]
     k, r = int(routing["top_k"]), int(routing["r"])
-    pictures = [routing_heatmap(names, frequencies, k, r), rank_use(frequencies, k, r)]
+    pictures = [routing_heatmap(names, frequencies, k, r)]
     with_gate = [(layer, name) for layer, name in zip(layers, names, strict=True) if gated(layer)]
     if with_gate:
         pictures.append(gate_spread([layer for layer, _ in with_gate], [name for _, name in with_gate]))
-    return pictures
+    return [*pictures, rank_use(frequencies, k, r)]
 
 
 def layer_table(routing: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -259,7 +259,7 @@ def fingerprint_rows(adapter: AdapterFacts | None) -> Rows:
     for key, label in labels.items():
         value = adapter.fingerprints.get(key)
         if isinstance(value, Mapping):
-            rows += [(f"{label}: {name}", text) for name, text in flatten(value)]
+            rows += [(f"{label}: {name}", spell(part)) for name, part in value.items() if name != "sample"]
         elif value is not None:
             rows.append((label, spell(value)))
     return rows

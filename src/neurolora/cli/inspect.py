@@ -1,0 +1,159 @@
+"""`neurolora inspect ADAPTER`: what an adapter folder holds, as text, JSON or a page.
+
+Room: cli. It reads options and prints; the counting is done in `neurolora.report.inspection`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neurolora.cli.console import messages, print_json, results
+from neurolora.errors import ConfigError, DataError, explain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from neurolora.report.inspection import AdapterFacts
+
+Adapter = Annotated[
+    Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter: a run, a checkpoint.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a self-contained page too.")]
+Text = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--text", metavar="FILE", help="Run the model over this text and show the routing; repeatable."
+    ),
+]
+BaseModel = Annotated[
+    str | None, typer.Option("--base-model", help="Base for --text; the adapter's own if left out.")
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of the texts to run.")]
+OtherBase = Annotated[
+    bool, typer.Option("--allow-other-base", help="Do not refuse a base other than the adapter's own.")
+]
+
+
+def inspect_command(
+    adapter: Adapter,
+    as_json: AsJson = False,
+    html: Html = None,
+    text: Text = None,
+    base_model: BaseModel = None,
+    max_tokens: MaxTokens = 8192,
+    allow_other_base: OtherBase = False,
+) -> None:
+    """Show what an adapter folder holds: kind, parameters counted, fingerprints, norms, orthogonality.
+
+    Only the adapter's own files are read, whatever the size of its base. With --text the base model is
+    loaded and run, to show how often each rank is used. Plain LoRA adapters are read too.
+    """
+    from neurolora.report.inspection import inspect_adapter
+
+    if base_model and not text:
+        do = "Add --text FILE, or leave out --base-model: without a text the base is not needed"
+        raise ConfigError(explain("inspect --base-model", "there is no text to run", do))
+    facts = inspect_adapter(adapter)
+    routing = None
+    if text:
+        from neurolora.report.routing import measure_routing
+
+        texts = [read_text(path) for path in text]
+        with messages().status("running the model over the texts"):
+            routing = measure_routing(
+                adapter,
+                texts,
+                base_model=base_model,
+                max_tokens=max_tokens,
+                allow_other_base=allow_other_base,
+            )
+    if html is not None:
+        from neurolora.report.inspection_page import write_inspection_report
+
+        write_inspection_report(facts, html, routing)
+        messages().print(f"wrote {html}", markup=False)
+    if as_json:
+        print_json(facts.to_dict() | {"routing": routing})
+    else:
+        show(facts, routing, results())
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file. Raises DataError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise DataError(explain(f"reading the text {path}", reason, "Give a UTF-8 text file")) from error
+
+
+def show(facts: AdapterFacts, routing: dict[str, Any] | None, console: Console) -> None:
+    """Print everything for people."""
+    from neurolora.report.page import spell
+    from neurolora.report.training import describe_adapter, fingerprint_rows, parameter_rows
+
+    console.print(f"{facts.method} adapter {facts.path}", style="bold", markup=False)
+    rows = [("Base model", spell(facts.base_model)), ("Adapter", describe_adapter(facts.config))]
+    console.print(_pairs([*rows, *parameter_rows(facts), *fingerprint_rows(facts)]))
+    for note in facts.notes:
+        console.print(f"Note: {note}", style="yellow", markup=False)
+    console.print(_module_table(facts))
+    if routing is not None:
+        console.print(_routing_table(routing))
+
+
+def _pairs(rows: list[tuple[str, str]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text as Plain
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in rows:
+        table.add_row(Plain(name), Plain(value, overflow="fold"))
+    return table
+
+
+#: Of the page's columns, those that fit on a terminal, under shorter names.
+SHORT = ("module", "in", "out", "r", "trainable", "|B|", "cos² of B", "|W2|", "gamma", "beta")
+
+
+def _module_table(facts: AdapterFacts) -> Table:
+    from neurolora.report.figures import short_names
+    from neurolora.report.inspection_page import module_row
+
+    rows = [module_row(facts, index)[: len(SHORT)] for index in range(len(facts.modules))]
+    return _table("Modules", SHORT, _with_names(rows, short_names([module.name for module in facts.modules])))
+
+
+def _routing_table(routing: dict[str, Any]) -> Table:
+    from neurolora.report.figures import short_names
+    from neurolora.report.training import layer_table
+
+    table = layer_table(routing)
+    names = short_names([layer["name"] for layer in routing["layers"]])
+    title = f"Routing (every rank used alike would be {routing['top_k'] / routing['r']:.4g})"
+    return _table(title, table["columns"], _with_names(table["rows"], names))
+
+
+def _with_names(rows: list[list[Any]], names: list[str]) -> list[list[Any]]:
+    return [[name, *row[1:]] for name, row in zip(names, rows, strict=True)]
+
+
+def _table(title: str, columns: Any, rows: list[list[Any]]) -> Table:
+    """A table without the columns in which no row has anything."""
+    from rich.table import Table
+    from rich.text import Text as Plain
+
+    from neurolora.report.page import number
+
+    kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for i in kept:
+        table.add_column(columns[i], justify="left" if i == 0 else "right", overflow="fold", no_wrap=i > 0)
+    for row in rows:
+        table.add_row(*(Plain(number(row[i])) for i in kept))
+    return table

@@ -1,0 +1,121 @@
+"""The model card: `README.md` of an adapter folder, in the layout that the Hub reads.
+
+Room: report. The command `train` calls `write_model_card` when a run is done.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from neurolora.files import write_text
+from neurolora.report.inspection import AdapterFacts, inspect_adapter
+from neurolora.report.page import TEMPLATES, flatten, spell
+from neurolora.report.run_folder import RunFolder, read_run
+from neurolora.report.training import describe_adapter, fingerprint_rows, parameter_rows, result_table
+
+CARD = "README.md"
+
+
+def write_model_card(run_folder: Path | str) -> Path:
+    """Write the card of a run's adapter into its folder. Raises AdapterError, OutputError."""
+    target = Path(run_folder) / CARD
+    write_text(target, model_card(run_folder))
+    return target
+
+
+def model_card(run_folder: Path | str) -> str:
+    """The card's text, from the adapter's files and what the run left beside them.
+
+    The license is left to the person who publishes. Raises AdapterError if the folder holds no whole adapter.
+    """
+    run = read_run(run_folder)
+    adapter = inspect_adapter(run.path)
+    values = {
+        "front": front_matter(run, adapter),
+        "name": run.path.resolve().name,
+        "method": adapter.method,
+        "routed": adapter.config["peft_type"] == "NEUROLORA",
+        "base": adapter.base_model,
+        "data": _data(run),
+        "adapter": describe_adapter(adapter.config),
+        "counts": parameter_rows(adapter),
+        "results": result_table(run.evaluations),
+        "prompt": _templates(run.task),
+        "training": flatten((run.config or {}).get("train") or {}),
+        "fingerprints": fingerprint_rows(adapter),
+        "versions": _versions(run),
+    }
+    text: str = _environment().get_template("model_card.md.j2").render(**values)
+    return text
+
+
+def _environment() -> Any:
+    """Markdown: no HTML escaping, but filters that keep values inside their cell or block."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    made.filters["cell"] = cell
+    made.filters["fenced"] = fenced
+    made.filters["python"] = repr
+    return made
+
+
+def cell(value: Any) -> str:
+    """A value inside a table's cell or a line of Markdown: no line break, bar, or HTML tag gets through."""
+    text = re.sub(r"\s+", " ", str(value))
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
+
+
+def fenced(text: str) -> str:
+    """A block of code whose fence is longer than any run of backticks in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def front_matter(run: RunFolder, adapter: AdapterFacts) -> str:
+    """The YAML block on top, without its `---` lines."""
+    tags = ["neurolora", "peft"]
+    if adapter.method == "FlyLoRA":
+        tags.insert(0, "flylora")
+    values: dict[str, Any] = {"library_name": "peft", "tags": tags}
+    if adapter.base_model and not Path(adapter.base_model).is_absolute():
+        values["base_model"] = adapter.base_model
+    if datasets := _hub_datasets(run):
+        values["datasets"] = datasets
+    return yaml.safe_dump(values, sort_keys=True, allow_unicode=True).rstrip()
+
+
+def _hub_datasets(run: RunFolder) -> list[str]:
+    """The data set's name if it is one of the Hub's, `owner/name` or `name`; a path on a disk is none."""
+    name = ((run.config or {}).get("data") or {}).get("dataset_name")
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        return []
+    return [] if Path(name).exists() or Path(name).suffix else [name]
+
+
+def _data(run: RunFolder) -> list[tuple[str, str]]:
+    section = (run.config or {}).get("data") or {}
+    names = ("task", "dataset_name", "dataset_config", "max_length", "overlong", "max_train_samples")
+    return [(name, spell(section[name])) for name in names if section.get(name) is not None]
+
+
+def _templates(task: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """The prompt's parts as they were saved with the adapter."""
+    template = (task or {}).get("template")
+    if not isinstance(template, Mapping):
+        return []
+    return [(str(name), text) for name, text in template.items() if isinstance(text, str)]
+
+
+def _versions(run: RunFolder) -> list[tuple[str, str]]:
+    versions = (run.environment or {}).get("versions")
+    return flatten(versions) if isinstance(versions, Mapping) else []
