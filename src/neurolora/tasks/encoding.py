@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from neurolora.errors import ConfigError, DataError, explain
 from neurolora.tasks.template import Example, Message, split_trailing_space
-from neurolora.tasks.tokens import encode_text, leading_specials, prefix_id
+from neurolora.tasks.tokens import encode_text, leading_specials, plain_ids, prefix_id
 
 IGNORED = -100  # the label that cross entropy leaves out
 Overlong = Literal["shorten", "drop"]
@@ -73,11 +73,11 @@ def encode_pair(tokenizer: Any, prompt: str, completion: str) -> EncodedPair:
 
 def encode_after(tokenizer: Any, text: str) -> list[int]:
     """Ids of a text that follows another: without the space some tokenizers put at every start."""
-    anchor = tokenizer.encode("\n", add_special_tokens=False)
-    both = tokenizer.encode("\n" + text, add_special_tokens=False)
+    anchor = plain_ids(tokenizer, "\n")
+    both = plain_ids(tokenizer, "\n" + text)
     if anchor and both[: len(anchor)] == anchor and len(both) > len(anchor):
-        return list(both[len(anchor) :])
-    return list(tokenizer.encode(text, add_special_tokens=False))
+        return both[len(anchor) :]
+    return plain_ids(tokenizer, text)
 
 
 def prompt_text(prompt: str | Sequence[Message], tokenizer: Any) -> str:
@@ -213,7 +213,7 @@ def _end_id(tokenizer: Any) -> int:
 
 def _after_nothing(tokenizer: Any, completion: str) -> EncodedPair:
     first = prefix_id(tokenizer)
-    ids = list(tokenizer.encode(completion, add_special_tokens=False))
+    ids = plain_ids(tokenizer, completion)
     if first is None:
         return EncodedPair(ids[:1], ids[1:])
     return EncodedPair(ids[:1], ids[1:]) if ids[:1] == [first] else EncodedPair([first], ids)

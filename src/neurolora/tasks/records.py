@@ -45,8 +45,9 @@ class Record:
 
     @property
     def source(self) -> str:
-        """File name (no folders) and line, for the canonical row."""
-        return f"{self.file.replace(chr(92), '/').rsplit('/', 1)[-1]}, {self.where}"
+        """File name (a local file's without its folders) and line, for the canonical row."""
+        name = self.file.replace("\\", "/").rsplit("/", 1)[-1]
+        return f"{name if '.' in name else self.file}, {self.where}"
 
     def column(self, name: str, *others: str) -> str:
         """The name under which this row holds field `name`: the user's, else the first present one."""

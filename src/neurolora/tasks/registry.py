@@ -155,7 +155,7 @@ def _world_rows(task: Task, request: TaskRequest, split: str) -> list[Row]:
         do = "Leave it out for world 0, or give another world's number"
         raise ConfigError(explain("dataset_config", f"{config!r} is not the number of a world", do))
     raw = world.generate_rows(task.name, split, seed=int(config))
-    records = [Record(row, f"{task.name}/{split}", f"row {number}") for number, row in enumerate(raw, 1)]
+    records = [Record(row, f"{task.name} {split}", f"row {number}") for number, row in enumerate(raw, 1)]
     return [row for record in records if (row := task.reader(record, ())) is not None]
 
 

@@ -103,4 +103,4 @@ def _missing(wanted: str, there: Iterable[str], pool: str | None, data: str) -> 
     fraction = "validation_fraction" if wanted == "validation" and pool is not None else "test_fraction"
     of = "train" if pool is not None else "what there is"
     do = f"Add a file named {wanted}, or set {fraction} (e.g. 0.1) to hold out a part of {of} by row hash"
-    return DataError(explain(f"loading the {wanted} split of {data}", f"there is only {shown}", do))
+    return DataError(explain(f"loading the {wanted} split of {data}", f"there is {shown}", do))

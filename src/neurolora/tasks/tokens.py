@@ -66,11 +66,16 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
     """
     first = prefix_id(tokenizer)
     written = first is not None and text.startswith(tokenizer.decode(first))
-    ids = list(tokenizer.encode(text, add_special_tokens=not written))
+    ids = plain_ids(tokenizer, text, add_special_tokens=not written)
     end = tokenizer.eos_token_id
     if ids and ids[-1] == end and end is not None and not text.endswith(tokenizer.decode(end)):
         ids.pop()
     return ids
+
+
+def plain_ids(tokenizer: Any, text: str, add_special_tokens: bool = False) -> list[int]:
+    """The tokenizer's own encoding, without its warning about long texts: shortening comes later."""
+    return list(tokenizer.encode(text, add_special_tokens=add_special_tokens, verbose=False))
 
 
 def prefix_id(tokenizer: Any) -> int | None:
@@ -89,7 +94,7 @@ def _end_token(tokenizer: Any, model_config: Any) -> str:
     named = _config_tokens(tokenizer, model_config, "eos_token_id") + _in_vocabulary(tokenizer, END_TOKENS)
     if named:
         return named[0]
-    newline = tokenizer.encode("\n", add_special_tokens=False)
+    newline = plain_ids(tokenizer, "\n")
     if newline and newline[-1] not in tokenizer.all_special_ids:
         return str(tokenizer.convert_ids_to_tokens(newline[-1]))
     special = [str(token) for token in tokenizer.all_special_tokens]
