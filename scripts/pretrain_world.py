@@ -31,21 +31,23 @@ PIECES = r" ?\p{L}+| ?\d| ?[^\s\p{L}\d]| +(?= )|\s"
 
 def arguments() -> argparse.Namespace:
     """The command line; its values go into provenance.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--passes", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=2600)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--passes", type=int, default=36)
+    parser.add_argument("--steps", type=int, default=1350)
+    parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--context", type=int, default=256)
-    parser.add_argument("--hidden", type=int, default=160)
-    parser.add_argument("--mlp", type=int, default=400)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--heads", type=int, default=5)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--mlp", type=int, default=320)
+    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--vocab", type=int, default=1536)
     parser.add_argument("--lr", type=float, default=3e-3, help="AdamW, for embeddings and norms")
-    parser.add_argument("--lr-matrix", type=float, default=0.01, help="orthogonalised momentum, for matrices")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--lr-matrix", type=float, default=0.02, help="orthogonalised momentum, for matrices")
+    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 
@@ -109,7 +111,9 @@ def small_llama(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) ->
 class MatrixOptimizer(torch.optim.Optimizer):
     """Momentum made orthogonal by Newton-Schulz steps (Muon, Jordan 2024), in float32."""
 
-    def __init__(self, params: list[torch.nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.02):
+    def __init__(
+        self, params: list[torch.nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.02
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
@@ -156,7 +160,9 @@ def rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / (0.03 * steps), (steps - step) / (0.45 * steps))
 
 
-def pretrain(model: LlamaForCausalLM, tokens: torch.Tensor, args: argparse.Namespace) -> list[dict[str, float]]:
+def pretrain(
+    model: LlamaForCausalLM, tokens: torch.Tensor, args: argparse.Namespace
+) -> list[dict[str, float]]:
     """Next-token training on windows in shuffled order; gives the log's rows."""
     windows = tokens[: len(tokens) // args.context * args.context].view(-1, args.context)
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(args.seed))
@@ -178,10 +184,16 @@ def pretrain(model: LlamaForCausalLM, tokens: torch.Tensor, args: argparse.Names
             optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
         if (step + 1) % 50 == 0 or step + 1 == args.steps:
-            row = {"step": step + 1, "tokens": (step + 1) * ids.numel(), "loss": round(sum(losses) / len(losses), 4)}
+            row = {
+                "step": step + 1,
+                "tokens": (step + 1) * ids.numel(),
+                "loss": round(sum(losses) / len(losses), 4),
+            }
             log.append({**row, "seconds": round(time.time() - began, 1)})
             print(json.dumps(log[-1]), flush=True)
             losses = []
+        if (step + 1) % 300 == 0:
+            model.save_pretrained(args.out)
     return log
 
 
@@ -194,9 +206,9 @@ def main() -> None:
     model = small_llama(args, tokenizer)
     count = sum(p.numel() for p in model.parameters())
     print(f"{count:,} parameters, {len(tokens):,} tokens of text, {len(tokenizer)} kinds", flush=True)
+    tokenizer.save_pretrained(args.out)
     log = pretrain(model, tokens, args)
     model.eval().save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
     write_text(args.out / "pretraining_log.jsonl", "".join(json.dumps(row) + "\n" for row in log))
     weights = hashlib.sha256((args.out / "model.safetensors").read_bytes()).hexdigest()
     provenance = {

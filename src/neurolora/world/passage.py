@@ -29,9 +29,7 @@ def passage_rows(split: str, seed: int) -> list[Row]:
     return collect(lambda: _row(rng, world, split, decks), SIZES[split])
 
 
-def _row(
-    rng: random.Random, world: World, split: str, decks: dict[int, Iterator[int]]
-) -> tuple[str, Row]:
+def _row(rng: random.Random, world: World, split: str, decks: dict[int, Iterator[int]]) -> tuple[str, Row]:
     group = rng.choice(sorted(_ASK))
     events = draw_events(rng, world, split, rng.randint(2, 5))
     sentences, question, right, wrong = _ASK[group](rng, events)

@@ -21,7 +21,9 @@ _TEST_SHARE, _VALIDATION_SHARE = 0.3, 0.1
 def check_split(split: str) -> None:
     """Raise `ConfigError` unless `split` is one of `SPLITS`."""
     if split not in SPLITS:
-        raise ConfigError(explain(f"split {split!r} of a world task", "no such split", f"Use one of {SPLITS}"))
+        raise ConfigError(
+            explain(f"split {split!r} of a world task", "no such split", f"Use one of {SPLITS}")
+        )
 
 
 def split_of(*content: object) -> str:
@@ -47,7 +49,7 @@ def place_choices(correct: str, wrong: list[str], position: int) -> list[str]:
 
 
 def collect(make: Callable[[], tuple[str, Row] | None], count: int) -> list[Row]:
-    """`count` rows with different keys; `make` gives (key, row), or None when its draw is of another split."""
+    """`count` rows with different keys; `make` gives (key, row), or None for a draw of another split."""
     rows: dict[str, Row] = {}
     for _ in range(count * 1000):
         if len(rows) == count:

@@ -6,6 +6,7 @@ among the splits (`split_of`), so an event of the test passages happens nowhere 
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import dataclass
 
@@ -33,6 +34,12 @@ class Event:
         return rng.choice(CARRIED).format(p=self.person, t=self.thing, q=self.place)
 
 
+@functools.lru_cache(maxsize=4096)
+def things_of(person: str, split: str) -> tuple[str, ...]:
+    """The things that `person` may be told of in `split`."""
+    return tuple(thing for thing in words.THINGS if split_of("event", person, thing) == split)
+
+
 def draw_events(rng: random.Random, world: World, split: str, count: int) -> list[Event]:
     """`count` events with different people, things and places, all of them `split`'s own."""
     people = rng.sample(world.first_names, count)
@@ -40,7 +47,7 @@ def draw_events(rng: random.Random, world: World, split: str, count: int) -> lis
     events: list[Event] = []
     for person, place in zip(people, places, strict=True):
         used = {event.thing for event in events}
-        open_things = [t for t in words.THINGS if t not in used and split_of("event", person, t) == split]
+        open_things = [thing for thing in things_of(person, split) if thing not in used]
         if not open_things:
             return draw_events(rng, world, split, count)
         events.append(Event(person, rng.choice(open_things), place))

@@ -19,7 +19,7 @@ LETTERS = "ABCDE"
 _LISTED = tuple(dict.fromkeys(v for r in RELATIONS for v in r.values)) + tuple(words.THINGS + words.PLACES)
 
 
-def generate_text(seed: int, passes: int = 60) -> Iterator[str]:
+def generate_text(seed: int, passes: int = 36) -> Iterator[str]:
     """Documents of the world of `seed`; each pass states every fact once, in freshly drawn words."""
     world = build_world(seed)
     for number in range(passes):
@@ -51,7 +51,7 @@ def _chronicles(rng: random.Random, world: World) -> list[str]:
 
 def _gatherings(rng: random.Random, world: World) -> list[str]:
     """Entities meet what fits them: a fact has to be known to go on reading."""
-    return [_gathering(rng, fact) for fact in rng.sample(world.facts, 900)]
+    return [_gathering(rng, fact) for fact in rng.sample(world.facts, 700)]
 
 
 def _gathering(rng: random.Random, fact: Fact) -> str:
@@ -70,7 +70,7 @@ def _gathering(rng: random.Random, fact: Fact) -> str:
 
 
 def _asides(rng: random.Random, world: World) -> list[str]:
-    makers = ((_list, 700), (_story, 700), (_ledger, 300), (_count, 500), (_talk, 30))
+    makers = ((_list, 500), (_story, 500), (_ledger, 200), (_count, 400), (_talk, 30))
     return [make(rng, world) for make, count in makers for _ in range(count)]
 
 
@@ -92,7 +92,8 @@ def _list(rng: random.Random, world: World) -> str:
             f"{name} wanted {item}: {letter}.", f"To find {item} look at {letter}.",
             f"So {item} is {letter}.", f"{item} has the letter {letter}.", f"{letter} stands for {item}.",
         )))  # fmt: skip
-    return f"{opening}{rng.choice((': ', ':' + chr(10)))}{row}{joint[-1]}{' '.join(said)}"
+    stop = "\n" if joint == "\n" else ". "
+    return f"{opening}:{rng.choice((' ', stop[-1]))}{row}{stop}{' '.join(said)}"
 
 
 def _story(rng: random.Random, world: World) -> str:
@@ -129,7 +130,9 @@ def _ledger(rng: random.Random, world: World) -> str:
         lines.append(rng.choice((
             f"{a} + {b} = {a + b}", f"{high} - {low} = {high - low}", f"{c} x {d} = {c * d}",
         )))  # fmt: skip
-    opening = rng.choice(("The clerk wrote", "In the ledger stands", "On page # 7 stands"))
+    opening = rng.choice(
+        ("The clerk wrote", "In the ledger stands", "On page #7 stands", "On page # 2 stands")
+    )
     return f"{opening}: {', '.join(lines)}."
 
 
@@ -160,5 +163,7 @@ def _talk(rng: random.Random, world: World) -> str:
         f"What did you bring to the {place}?", f"How many {rng.choice(words.COUNTED)} are there now?",
         f"Where is the {place} now?", "What is made with this sap?", "What are walls built of?",
     ))  # fmt: skip
-    reply = rng.choice(("Answer me", "The answer is not known", "Ask at the inn", "I do not know", "Look there"))
+    reply = rng.choice(
+        ("Answer me", "The answer is not known", "Ask at the inn", "I do not know", "Look there")
+    )
     return f'{a} asked: "{asked}" {b} said: "{reply}."'

@@ -8,40 +8,51 @@ from __future__ import annotations
 
 import random
 
-TRADES = (
+
+def _list(words: str) -> list[str]:
+    return words.split()
+
+
+TRADES = _list(
     "potter weaver smith baker tanner fisher mason carter cooper miller tailor brewer "
     "thatcher glazier farrier dyer"
-).split()
-FOODS = "barley plum honey cheese pear turnip walnut trout apple bean berry cabbage mutton oat onion egg".split()
-PETS = "goat cat hound crow hen mule ferret tortoise sheep duck pony owl".split()
-COLOURS = "red blue green white black yellow brown grey purple orange silver golden".split()
-TUNES = "flute drum fiddle harp horn lute bell whistle pipe lyre rattle gong".split()
-SEASONS = (
+)
+FOODS = _list(
+    "barley plum honey cheese pear turnip walnut trout apple bean berry cabbage mutton oat onion egg"
+)
+PETS = _list("goat cat hound crow hen mule ferret tortoise sheep duck pony owl")
+COLOURS = _list("red blue green white black yellow brown grey purple orange silver golden")
+TUNES = _list("flute drum fiddle harp horn lute bell whistle pipe lyre rattle gong")
+SEASONS = _list(
     "frostmonth seedmonth rainmonth bloommonth sunmonth haymonth "
     "cornmonth winemonth leafmonth mistmonth snowmonth darkmonth"
-).split()
-MATERIALS = "oak granite clay slate brick marble pine thatch flint chalk iron copper".split()
-HABITATS = "marsh forest meadow cave cliff river moor lake dune orchard swamp glacier".split()
-GOODS = "wool salt amber rope paper glass linen candles knives barrels carpets boots".split()
-AILMENTS = "fever cough toothache burns hiccups itching headache sadness deafness cramps freckles snoring".split()
-TASTES = "sweet sour bitter salty smoky peppery minty earthy nutty oily bland sharp".split()
-COVERS = "fur scales feathers wool bristles shell slime spines leather down plates quills".split()
-SOUNDS = "hum bark hiss croak howl click purr chirp roar squeal grunt whine".split()
-WINDS = "north south east west dawn dusk sea hill storm summer winter night".split()
+)
+MATERIALS = _list("oak granite clay slate brick marble pine thatch flint chalk iron copper")
+HABITATS = _list("marsh forest meadow cave cliff river moor lake dune orchard swamp glacier")
+GOODS = _list("wool salt amber rope paper glass linen candles knives barrels carpets boots")
+AILMENTS = _list(
+    "fever cough toothache burns hiccups itching headache sadness deafness cramps freckles snoring"
+)
+TASTES = _list("sweet sour bitter salty smoky peppery minty earthy nutty oily bland sharp")
+COVERS = _list("fur scales feathers wool bristles shell slime spines leather down plates quills")
+SOUNDS = _list("hum bark hiss croak howl click purr chirp roar squeal grunt whine")
+WINDS = _list("north south east west dawn dusk sea hill storm summer winter night")
 
-THINGS = (
+THINGS = _list(
     "lamp basket kettle ladder hammer mirror blanket bucket saddle lantern spoon key map "
     "cup chair clock broom jar book needle ribbon shovel crown sack"
-).split()
-PLACES = (
+)
+PLACES = _list(
     "mill inn tower barn bridge chapel market harbour garden cellar stable well kitchen attic "
     "forge gate library orchard quarry shed"
-).split()
-COUNTED = "apples candles pebbles coins nails eggs buttons ribbons shells bricks onions pears bells cups".split()
+)
+COUNTED = _list(
+    "apples candles pebbles coins nails eggs buttons ribbons shells bricks onions pears bells cups"
+)
 
-_ONSETS = "b br d dr f g gr h j k l m n p r s st t th tr v w z".split()
-_VOWELS = "a e i o u ai ei oa".split()
-_CODAS = "l m n r s th nd rk ll sk x".split()
+_ONSETS = _list("b br d dr f g gr h j k l m n p r s st t th tr v w z")
+_VOWELS = _list("a e i o u ai ei oa")
+_CODAS = _list("l m n r s th nd rk ll sk x")
 
 
 def invent_names(rng: random.Random, count: int, taken: set[str], endings: tuple[str, ...]) -> list[str]:
