@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from neurolora.tuner import step_load_balance
 
 
-class NeuroLoraCallback(TrainerCallback):  # type: ignore[misc]
+class NeuroLoraCallback(TrainerCallback):
     """Moves the routing biases once for each optimizer step, whatever the number of micro-batches."""
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:

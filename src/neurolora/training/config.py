@@ -43,11 +43,11 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     model: ModelSection
-    adapter: AdapterSection = Field(default_factory=AdapterSection)
+    adapter: AdapterSection = Field(default_factory=lambda: AdapterSection.model_validate({}))
     data: DataSection
-    train: TrainSection = Field(default_factory=TrainSection)
-    eval: EvalSection = Field(default_factory=EvalSection)
-    output: OutputSection = Field(default_factory=OutputSection)
+    train: TrainSection = Field(default_factory=lambda: TrainSection.model_validate({}))
+    eval: EvalSection = Field(default_factory=lambda: EvalSection.model_validate({}))
+    output: OutputSection = Field(default_factory=lambda: OutputSection.model_validate({}))
 
     @model_validator(mode="before")
     @classmethod

@@ -35,7 +35,7 @@ def metrics_line(logged: dict[str, Any]) -> str | None:
     return json.dumps(ordered) + "\n"
 
 
-class MetricsFile(TrainerCallback):  # type: ignore[misc]
+class MetricsFile(TrainerCallback):
     """Writes the file; after a resume it starts from the checkpoint's own history.
 
     So no line is lost or doubled, whatever the killed process had written past its last checkpoint.

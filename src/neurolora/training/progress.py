@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 _SHOWN = {"loss": "loss", "orthogonality_loss": "orth", "eval_loss": "eval"}
 
 
-class ProgressBar(TrainerCallback):  # type: ignore[misc]
+class ProgressBar(TrainerCallback):
     """Steps done, and the newest task loss, orthogonality loss and validation loss."""
 
     def __init__(self) -> None:

@@ -106,7 +106,7 @@ def run_training(
 
 
 def _prepare(config: TrainingConfig, notify: Notify) -> _Prepared:
-    """Tokenizer and data; a run without a validation split goes without `eval_loss`, unless it was asked for."""
+    """Tokenizer and data; without a validation split there is no `eval_loss`, unless it was asked for."""
     tokenizer, notes = setup.load_tokenizer(config, setup.load_model_config(config))
     train = setup.load_rows(config, tokenizer, "train")
     notes += _encoding_notes(train)

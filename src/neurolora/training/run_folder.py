@@ -161,7 +161,7 @@ def publish_final(staged: Path, folder: Path, summary: dict[str, Any]) -> None:
 
 
 def check_tensors(path: Path) -> None:
-    """Raise `AdapterError` if a tensor in the file is empty, as sharded training saves it when not gathered."""
+    """Raise `AdapterError` if a tensor in the file is empty, as sharded training saves those not gathered."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:

@@ -15,7 +15,13 @@ def _as_list(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _no(value: Any) -> Any:
+    """YAML reads a bare `no` as false."""
+    return "no" if value is False else value
+
+
 NameList = Annotated[list[str], BeforeValidator(_as_list)]
+Strategy = Annotated[Literal["no", "steps", "epoch"], BeforeValidator(_no)]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -112,7 +118,7 @@ class TrainSection(Section):
     dataloader_num_workers: NonNegative = 0
     dataloader_pin_memory: bool = True
     dataloader_drop_last: bool = False
-    eval_strategy: Literal["no", "steps", "epoch"] = "epoch"
+    eval_strategy: Strategy = "epoch"
     eval_steps: Positive | None = Field(
         None, description="with eval_strategy steps; logging_steps if left out"
     )
@@ -159,7 +165,7 @@ class OutputSection(Section):
     output_dir: str | None = Field(None, description="the run folder; runs/<task>-<method> if left out")
     logging_steps: Positive = 10
     logging_first_step: bool = True
-    save_strategy: Literal["no", "steps", "epoch"] = "steps"
+    save_strategy: Strategy = "steps"
     save_steps: Positive = 500
     save_total_limit: Positive | None = 2
     report_to: NameList = Field(

@@ -111,6 +111,21 @@ def add_adapter(model: Any, config: TrainingConfig) -> Any:
         raise TargetError(explain("adding the adapter", str(error), do)) from error
 
 
+def load_finished(config: TrainingConfig) -> tuple[Any, Any]:
+    """Model and tokenizer of a finished run, from its folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = str(config.output_dir)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if config.adapter.method == "full":
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=config.model.dtype), tokenizer
+    from peft import PeftModel
+
+    import neurolora.tuner  # noqa: F401  (PEFT must know the method)
+
+    return PeftModel.from_pretrained(load_base_model(config), folder), tokenizer
+
+
 def load_rows(config: TrainingConfig, tokenizer: Any, split: str) -> Rows:
     """The split as token ids and labels; `max_train_samples` or `max_eval_samples` of its rows."""
     limit = config.data.max_train_samples if split == "train" else config.data.max_eval_samples

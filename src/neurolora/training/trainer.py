@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from neurolora.errors import OutputError, TrainingError, explain
-from neurolora.training.checkpoints import STAGING, clear_staging, latest_checkpoint, publish, rotate
 from neurolora.training.callback import NeuroLoraCallback
+from neurolora.training.checkpoints import STAGING, clear_staging, latest_checkpoint, publish, rotate
 from neurolora.training.loss_window import LossWindow
 from neurolora.training.losses import last_losses
 from neurolora.training.optim import GATE_LEARNING_RATE, create_optimizer_groups, learning_rates
@@ -28,7 +28,7 @@ WINDOW_FILE = "loss_window.json"
 ARGUMENTS_PICKLE = "training_args.bin"
 
 
-class NeuroLoraTrainer(Trainer):  # type: ignore[misc]
+class NeuroLoraTrainer(Trainer):
     """A `Trainer` for routed adapters (and, unchanged, for any other model).
 
     `args.learning_rate` is B's rate, `gate_learning_rate` the gate's; both follow one schedule.
@@ -39,6 +39,7 @@ class NeuroLoraTrainer(Trainer):  # type: ignore[misc]
     """
 
     def __init__(self, *args: Any, gate_learning_rate: float = GATE_LEARNING_RATE, **kwargs: Any):
+        self.optimizer_cls_and_kwargs: Any
         super().__init__(*args, **kwargs)
         self.gate_learning_rate = gate_learning_rate
         self.args.logging_nan_inf_filter = False  # a NaN is an error here, not a number to be smoothed over
@@ -51,23 +52,24 @@ class NeuroLoraTrainer(Trainer):  # type: ignore[misc]
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that the arguments name, over `create_optimizer_groups`."""
         target = self.model if model is None else model
-        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+        chosen: Any = self.optimizer_cls_and_kwargs
+        if self.optimizer is None and chosen is None:
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, target)
             if not {"params", "model", "optimizer_dict"} & set(settings):
                 rates = (self.args.learning_rate, self.gate_learning_rate, self.args.weight_decay)
                 settings = {**settings, "params": create_optimizer_groups(target, *rates)}
             self.optimizer_cls_and_kwargs = (kind, settings)
-            try:
-                return super().create_optimizer(target)
-            finally:
-                self.optimizer_cls_and_kwargs = None
-        return super().create_optimizer(target)
+        try:
+            made: torch.optim.Optimizer = super().create_optimizer(target)
+        finally:
+            self.optimizer_cls_and_kwargs = chosen
+        return made
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
         """The Trainer's loss; in training it is checked and its parts are noted."""
-        labels = {name: inputs[name] for name in ("labels", "shift_labels") if name in inputs}
+        labels: dict[str, Any] = {name: inputs[name] for name in ("labels", "shift_labels") if name in inputs}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if model.training:
             value = float(loss.detach())
