@@ -5,6 +5,7 @@ Room: cli. It puts rooms together that do not know each other: training, evaluat
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,13 +79,18 @@ def _load(config: Path | None, words: list[str]) -> TrainingConfig:
 def _train(config: TrainingConfig, resume: bool, overwrite: bool) -> RunResult:
     from neurolora.training import run_training
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     console = messages()
+
+    def score_before(model: Any, tokenizer: Any) -> None:
+        _score(config, "before", model, tokenizer)
+
     return run_training(
         config,
         resume="auto" if resume else None,
         overwrite=overwrite,
         notify=lambda text: console.print(text, markup=False),
-        before_training=lambda model, tokenizer: _score(config, "before", model, tokenizer),
+        before_training=score_before,
     )
 
 

@@ -76,5 +76,5 @@ def keys_text(rows: list[dict[str, str]]) -> str:
     """One line a setting."""
     width = max(len(row["key"]) for row in rows) + 2
     lines = [f"{row['key']:<{width}}{row['default']:<14}{row['help']}".rstrip() for row in rows]
-    tail = "With adapter.method lora the adapter's settings are those of peft.LoraConfig; with full there are none."
+    tail = "With adapter.method lora its settings are those of peft.LoraConfig; with full there are none."
     return "\n".join([*lines, tail]) + "\n"

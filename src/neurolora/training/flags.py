@@ -44,7 +44,7 @@ def parse_flags(words: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
     if len(files) > 1:
         found = f"{files[0]} and then {files[1]}"
         raise ConfigError(
-            explain("neurolora train takes one config file", found, "Put -- before each setting")
+            explain("neurolora train takes one config file", found, "Write each setting as --name value")
         )
     return (files[0] if files else None), overrides
 

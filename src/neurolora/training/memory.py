@@ -43,7 +43,7 @@ def weight_bytes(config: TrainingConfig, model_config: Any) -> float:
         return 0.55  # with the scales of its blocks
     if config.model.load_in_8bit:
         return 1.05
-    name = config.model.dtype
+    name: str = config.model.dtype
     if name == "auto":
         name = str(getattr(model_config, "dtype", None) or "float32").removeprefix("torch.")
     return BYTES.get(name, 4.0)
