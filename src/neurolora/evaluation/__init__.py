@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from neurolora.evaluation.decoding import Completion, DecodingSettings, generate_completions
     from neurolora.evaluation.harness import evaluate
     from neurolora.evaluation.likelihood import TokenPair, score_continuations
+    from neurolora.evaluation.loading import Loaded, describe_model, load_for_inference
+    from neurolora.evaluation.prompts import render_prompts
     from neurolora.evaluation.results import EvaluationResult
     from neurolora.evaluation.scores import (
         LikelihoodAccuracy,
@@ -29,13 +31,17 @@ _HOMES = {
     "DecodingSettings": "decoding",
     "EvaluationResult": "results",
     "LikelihoodAccuracy": "scores",
+    "Loaded": "loading",
     "TokenLoss": "scores",
     "TokenPair": "likelihood",
     "answer_token_loss": "scores",
     "classification_accuracy": "classification",
+    "describe_model": "loading",
     "evaluate": "harness",
     "generate_completions": "decoding",
     "label_likelihood_accuracy": "scores",
+    "load_for_inference": "loading",
+    "render_prompts": "prompts",
     "score_continuations": "likelihood",
 }
 
@@ -45,13 +51,17 @@ __all__ = [
     "DecodingSettings",
     "EvaluationResult",
     "LikelihoodAccuracy",
+    "Loaded",
     "TokenLoss",
     "TokenPair",
     "answer_token_loss",
     "classification_accuracy",
+    "describe_model",
     "evaluate",
     "generate_completions",
     "label_likelihood_accuracy",
+    "load_for_inference",
+    "render_prompts",
     "score_continuations",
 ]
 

@@ -1,7 +1,7 @@
 """Accuracy of sequence classifiers: encoders with a head, adapters unmerged.
 
-Room: evaluation. Called by the `eval` command and by studies. It runs the model as it is and puts its
-training mode back.
+Room: evaluation. Called by the harness, for models that are classifiers, and by studies. It runs the model
+as it is and puts its training mode back.
 """
 
 from __future__ import annotations
@@ -12,10 +12,16 @@ from typing import Any
 
 import torch
 
-from neurolora.errors import DataError, explain
+from neurolora.errors import ConfigError, DataError, explain
 from neurolora.evaluation.likelihood import model_window
+from neurolora.evaluation.samples import Outcome
 from neurolora.evaluation.scores import in_eval_mode
+from neurolora.evaluation.settings import EvaluationSettings, limited_rows
 from neurolora.evaluation.statistics import mean, mean_stderr
+from neurolora.provenance import fingerprint_rows
+from neurolora.tasks import TASKS, TaskRequest
+
+AUTO_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -90,3 +96,37 @@ def _classify(
     targets = torch.tensor([row["label"] for row in rows], device=logits.device)
     losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     return list(zip(logits.argmax(dim=-1).tolist(), losses.tolist(), strict=True))
+
+
+def is_classifier(model: Any) -> bool:
+    """Whether the model, seen through PEFT's wrapper, has a sequence-classification head."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(inner).__name__.endswith("ForSequenceClassification")
+
+
+def run_classifier(model: Any, tokenizer: Any, request: TaskRequest, settings: EvaluationSettings) -> Outcome:
+    """One labelled-text task of an evaluation. Raises `ConfigError` for a task of another kind."""
+    kind = TASKS[request.task].kind
+    if kind != "labelled_text":
+        found = f"{request.task} is a {kind} task, and the model a sequence classifier"
+        raise ConfigError(explain("evaluating", found, "Use task text"))
+    rows = limited_rows(request, settings)
+    size = AUTO_BATCH if isinstance(settings.batch_size, str) else settings.batch_size
+    accuracy = classification_accuracy(model, tokenizer, rows, size)
+    scores = {
+        "acc": accuracy.value,
+        "acc_stderr": accuracy.stderr,
+        "loss": accuracy.loss,
+        "loss_stderr": accuracy.loss_stderr,
+    }
+    samples = [
+        {"index": index, "prediction": prediction, "acc": float(prediction == row["label"]), **row}
+        for index, (row, prediction) in enumerate(zip(rows, accuracy.predictions, strict=True))
+    ]
+    details = {
+        "kind": kind,
+        "split": settings.split,
+        "request": request.to_dict(),
+        "data_fingerprint": fingerprint_rows(rows),
+    }
+    return Outcome(scores, samples, details)

@@ -148,7 +148,7 @@ def _complete_batch(
         )
     written = output[:, width:].tolist()
     return [
-        _completion(tokenizer, tokens, ends, settings, len(prompt) - len(ids))
+        _completion(tokenizer, ids, tokens, ends, settings, len(prompt) - len(ids))
         for tokens, prompt, ids in zip(written, prompts, kept, strict=True)
     ]
 
@@ -170,7 +170,12 @@ def _generation_config(settings: DecodingSettings, ends: list[int], pad: int) ->
 
 
 def _completion(
-    tokenizer: Any, tokens: list[int], ends: list[int], settings: DecodingSettings, shortened: int
+    tokenizer: Any,
+    prompt: list[int],
+    tokens: list[int],
+    ends: list[int],
+    settings: DecodingSettings,
+    shortened: int,
 ) -> Completion:
     """Cut one row at its end: rows that ended before their neighbours are filled up with padding."""
     finish = "length"
@@ -179,11 +184,20 @@ def _completion(
     end = next((place for place, token in enumerate(tokens) if token in ends), None)
     if end is not None:
         tokens, finish = tokens[:end], "end"
-    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    text = _continuation_text(tokenizer, prompt, tokens)
     for stop in settings.stop:
         if stop in text:
             text, finish = text.split(stop, 1)[0], "stop"
     return Completion(text, len(tokens) + (finish == "end"), finish, shortened)
+
+
+def _continuation_text(tokenizer: Any, prompt: list[int], tokens: list[int]) -> str:
+    """What `tokens` add to the prompt's text. Decoded alone, some tokenizers drop a first word's space."""
+    before = tokenizer.decode(prompt, skip_special_tokens=True)
+    whole = tokenizer.decode(prompt + tokens, skip_special_tokens=True)
+    if whole.startswith(before):
+        return str(whole[len(before) :])
+    return str(tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 class _StopAtText:

@@ -20,7 +20,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from neurolora.errors import ConfigError, DataError, explain
+from neurolora.errors import ConfigError, explain
+from neurolora.evaluation.classification import is_classifier, run_classifier
+from neurolora.evaluation.loading import describe_model
 from neurolora.evaluation.results import EvaluationResult
 from neurolora.evaluation.samples import (
     Outcome,
@@ -30,10 +32,18 @@ from neurolora.evaluation.samples import (
     task_scores,
 )
 from neurolora.evaluation.scores import answer_token_loss, in_eval_mode
-from neurolora.evaluation.settings import EvaluationSettings
+from neurolora.evaluation.settings import EvaluationSettings, limited_rows
 from neurolora.evaluation.statistics import mean, mean_stderr
 from neurolora.provenance import environment, fingerprint_rows
-from neurolora.tasks import TASKS, Example, TaskRequest, load_examples, prepare_tokenizer, template_of
+from neurolora.tasks import (
+    TASKS,
+    Example,
+    TaskRequest,
+    load_examples,
+    make_example,
+    prepare_tokenizer,
+    template_of,
+)
 
 BOOTSTRAP = 1000  # draws, for the few metrics of lm-eval's own tasks that have no closed form
 COMPLETIONS = ("completion", "chat")
@@ -56,7 +66,9 @@ def evaluate(
     max_new_tokens: int | None = None,
     progress: bool = True,
 ) -> EvaluationResult:
-    """Evaluate a causal model, with its active adapters if it has any, on one task or more.
+    """Evaluate a model, with its active adapters if it has any, on one task or more.
+
+    Causal models take every task, sequence classifiers labelled text alone (`acc` and `loss` of the head).
 
     - `requests`: our tasks as requests or by name, and names that lm-eval knows (from `include_path` or
       its registry).
@@ -64,7 +76,6 @@ def evaluate(
     - `limit`: at most so many rows a task, drawn by the request's seed; below 1, the first part of them.
     - `num_fewshot`: worked examples in the prompt, drawn from the train split by `seed`; None = none for
       our tasks, lm-eval's number for its own.
-    - `seed`: of that draw, and of tasks given by name alone.
     - `split`: of our tasks. `max_new_tokens`: of generation tasks; None = half as much again as the
       longest right answer, within lm-eval's 256 where that is enough.
 
@@ -74,7 +85,7 @@ def evaluate(
         batch_size, limit, num_fewshot, log_samples, apply_chat_template, split, seed, include_path,
         max_new_tokens, progress,
     )  # fmt: skip
-    ours, foreign = _sort_out(requests, seed)
+    ours, foreign = _sort_out(requests)
     prepare_tokenizer(tokenizer, model.config)
     outcomes: dict[str, Outcome] = {}
     with in_eval_mode(model), _quiet():
@@ -85,7 +96,7 @@ def evaluate(
     return _collect(model, outcomes, settings)
 
 
-def _sort_out(requests: Sequence[TaskRequest | str], seed: int) -> tuple[dict[str, TaskRequest], list[str]]:
+def _sort_out(requests: Sequence[TaskRequest | str]) -> tuple[dict[str, TaskRequest], list[str]]:
     """Our tasks under names that are unique, and the names that are left to lm-eval."""
     if not requests:
         raise ConfigError(explain("tasks", "none given", "Name at least one task"))
@@ -95,7 +106,7 @@ def _sort_out(requests: Sequence[TaskRequest | str], seed: int) -> tuple[dict[st
         if isinstance(one, str) and one not in TASKS:
             foreign.append(one)
             continue
-        request = TaskRequest(task=one, seed=seed) if isinstance(one, str) else one
+        request = TaskRequest(task=one) if isinstance(one, str) else one
         name = request.task
         if name in ours:
             name = next(
@@ -109,13 +120,17 @@ def _run_timed(
     model: Any, tokenizer: Any, name: str, request: TaskRequest, settings: EvaluationSettings
 ) -> Outcome:
     start = time.perf_counter()
-    examples = limited_examples(request, settings.split, settings.limit)
+    if is_classifier(model):
+        outcome = run_classifier(model, tokenizer, request, settings)
+        return dataclasses.replace(outcome, seconds=time.perf_counter() - start)
+    template = template_of(request)
+    examples = [make_example(template, row) for row in limited_rows(request, settings)]
     kind = TASKS[request.task].kind
     details = {
         "kind": kind,
         "split": settings.split,
         "request": request.to_dict(),
-        "template": template_of(request).to_dict(),
+        "template": template.to_dict(),
         "data_fingerprint": fingerprint_rows(dataclasses.asdict(example) for example in examples),
     }
     if kind in COMPLETIONS:
@@ -124,20 +139,6 @@ def _run_timed(
         outcome = _run_ours(model, tokenizer, name, request, examples, settings)
     seconds = time.perf_counter() - start
     return dataclasses.replace(outcome, seconds=seconds, details={**details, **outcome.details})
-
-
-def limited_examples(request: TaskRequest, split: str, limit: int | float | None) -> list[Example]:
-    """The rows to evaluate on: all, `limit` of them drawn by the request's seed, or (below 1) a part."""
-    if limit is not None and limit >= 1:
-        most = int(limit) if request.limit is None else min(int(limit), request.limit)
-        request = dataclasses.replace(request, limit=most)
-    examples = load_examples(request, split)
-    if limit is not None and limit < 1:
-        examples = examples[: math.ceil(len(examples) * limit)]
-    if not examples:
-        found = f"its {split} split has no rows"
-        raise DataError(explain(f"evaluating {request.task}", found, "Give data with rows in this split"))
-    return examples
 
 
 def _run_ours(
@@ -158,7 +159,7 @@ def _run_ours(
     stop = stop_texts(template_of(request).prompt, examples, bool(shots)) if kind == "generation" else ()
     most = settings.max_new_tokens or (default_new_tokens(examples, tokenizer) if kind == "generation" else 1)
     task = HarnessTask(
-        name, kind, examples, shots, len(shots) and (settings.num_fewshot or 0), settings.seed, most, stop,
+        name, kind, examples, shots, settings.num_fewshot or 0, settings.seed, most, stop,
         settings.apply_chat_template,
     )  # fmt: skip
     lm = AdaptedLM(
@@ -271,7 +272,11 @@ def _collect(model: Any, outcomes: dict[str, Outcome], settings: EvaluationSetti
         },
         groups={name: found for name, found in groups.items() if found},
         samples={name: one.samples for name, one in outcomes.items()} if settings.log_samples else {},
-        config={**settings.to_dict(), "tasks": {name: one.details for name, one in outcomes.items()}},
+        config={
+            **settings.to_dict(),
+            "model": describe_model(model),
+            "tasks": {name: one.details for name, one in outcomes.items()},
+        },
         environment={**environment(), "device": str(model.device), "dtype": str(model.dtype)},
         seconds={name: one.seconds for name, one in outcomes.items()},
         warnings=warnings,

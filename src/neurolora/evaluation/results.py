@@ -59,11 +59,14 @@ class EvaluationResult:
             "environment": self.environment,
         }
 
-    def write(self, folder: Path | str) -> list[Path]:
-        """Write `results.json`, and `samples_TASK.jsonl` for each task with samples; the paths written."""
+    def write(self, folder: Path | str, document: dict[str, Any] | None = None) -> list[Path]:
+        """Write `results.json`, and `samples_TASK.jsonl` for each task with samples; the paths written.
+
+        `document` in place of `to_dict()`, for a caller that adds to it.
+        """
         folder = Path(folder)
         paths = [folder / "results.json"]
-        write_json(paths[0], self.to_dict())
+        write_json(paths[0], self.to_dict() if document is None else document)
         for task, rows in self.samples.items():
             paths.append(folder / f"samples_{safe_name(task)}.jsonl")
             lines = (json.dumps(plain(row), ensure_ascii=False) for row in rows)

@@ -1,16 +1,18 @@
-"""How an evaluation is to run.
+"""How an evaluation is to run, and on which rows.
 
-Room: evaluation. The command line and training make one; it only checks itself.
+Room: evaluation. The harness makes one and hands it to whoever runs a task; it checks itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurolora.errors import ConfigError, explain
+from neurolora.errors import ConfigError, DataError, explain
+from neurolora.tasks import Row, TaskRequest, load_rows
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,19 @@ class EvaluationSettings:
         """Plain values, for result files."""
         path = None if self.include_path is None else str(self.include_path)
         return {**dataclasses.asdict(self), "include_path": path}
+
+
+def limited_rows(request: TaskRequest, settings: EvaluationSettings) -> list[Row]:
+    """The rows to evaluate on: all of the split, `limit` of them drawn by the request's seed, or (below 1) a
+    first part. Raises `DataError` for a split without rows."""
+    limit = settings.limit
+    if limit is not None and limit >= 1:
+        most = int(limit) if request.limit is None else min(int(limit), request.limit)
+        request = dataclasses.replace(request, limit=most)
+    rows = load_rows(request, settings.split)
+    if limit is not None and limit < 1:
+        rows = rows[: math.ceil(len(rows) * limit)]
+    if not rows:
+        found = f"its {settings.split} split has no rows"
+        raise DataError(explain(f"evaluating {request.task}", found, "Give data with rows in this split"))
+    return rows
