@@ -36,8 +36,8 @@ TASKS: Mapping[str, Task] = {module.TASK.name: module.TASK for module in _MODULE
 
 def task_named(name: str) -> Task:
     """The task of that name. Raises `ConfigError` with the nearest name."""
-    if name not in TASKS:
-        do = f"{nearest(name, TASKS)}The tasks are {listed(TASKS)}"
+    if str(name) not in TASKS:
+        do = f"{nearest(str(name), TASKS)}The tasks are {listed(TASKS)}"
         raise ConfigError(explain("task", f"unknown task {name!r}", do))
     return TASKS[name]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from neurolora.errors import ConfigError, explain
 from neurolora.tasks.naming import listed, nearest
+from neurolora.tasks.records import kind_of
 
 SPLITS = ("train", "validation", "test")
 
@@ -53,6 +54,9 @@ class TaskRequest:
     test_fraction: float = 0.0
 
     def __post_init__(self) -> None:
+        columns: Any = self.columns  # from a file, it may be anything
+        if not isinstance(columns, Mapping):
+            raise ConfigError(explain("columns", f"it is {kind_of(columns)}", "Write {field: column}"))
         if self.limit is not None and self.limit < 1:
             raise ConfigError(
                 explain("limit", f"{self.limit}", "Give at least 1, or leave it out for all rows")
@@ -74,8 +78,10 @@ class TaskRequest:
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TaskRequest:
+    def from_dict(cls, values: Any) -> TaskRequest:
         """The inverse of `to_dict`. Raises `ConfigError` for unknown keys."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(explain("a task request", f"it is {kind_of(values)}", "Write an object"))
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known:

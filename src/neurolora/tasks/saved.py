@@ -48,10 +48,10 @@ def read_task(folder: Path | str) -> SavedTask:
             raise ConfigError(
                 explain("its format", "it is not one that this version knows", "Upgrade neurolora")
             )
-        template = PromptTemplate.from_dict(values.get("template") or {})
-        request = TaskRequest.from_dict(values.get("request") or {})
+        template = PromptTemplate.from_dict(values.get("template"))
+        request = TaskRequest.from_dict(values.get("request"))
         task_named(request.task)
-    except (ConfigError, DataError, AttributeError) as error:
+    except (ConfigError, DataError) as error:
         raise AdapterError(explain(asked, str(error), "Restore the file, or train again")) from error
     return SavedTask(_with_template(request, template), template)
 

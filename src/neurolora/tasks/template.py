@@ -16,7 +16,7 @@ import jinja2.sandbox
 
 from neurolora.errors import ConfigError, DataError, explain
 from neurolora.tasks.naming import listed, nearest
-from neurolora.tasks.records import LETTERS, Row
+from neurolora.tasks.records import LETTERS, Row, kind_of
 
 Message = dict[str, str]
 
@@ -40,8 +40,10 @@ class PromptTemplate:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> PromptTemplate:
+    def from_dict(cls, values: Any) -> PromptTemplate:
         """The inverse of `to_dict`. Raises `ConfigError` for wrong keys or values."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(explain("a prompt template", f"it is {kind_of(values)}", "Write an object"))
         wrong = [key for key in values if key not in ("prompt", "completion", "choice")]
         texts = [values.get("prompt"), values.get("completion"), values.get("choice") or ""]
         if wrong or not all(isinstance(text, str) for text in texts):

@@ -18,7 +18,8 @@ CORPUS = [
 ] * 4
 SPECIALS = ["<unk>", "<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>"]
 CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -64,7 +65,7 @@ def byte_level(*, bos: bool, eos_after: bool = False, **special: str) -> Any:
 
 def spaced(**special: str) -> Any:
     """A Llama-2-like BPE: a space is a mark, one is put before every text, and <s> before it."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -72,6 +73,7 @@ def spaced(**special: str) -> Any:
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(content=" ", left=1, right=0)]
     )
+    backend.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # as in Llama: no token spans words
     letters = list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 \n▁.:?+=#")
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIALS, initial_alphabet=letters)
     backend.train_from_iterator(CORPUS, trainer)

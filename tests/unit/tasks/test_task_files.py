@@ -51,7 +51,9 @@ def test_parquet_rows(tmp_path):
 
 def test_lines_of_items_in_a_pretty_printed_list(write):
     text = json.dumps([{"a": [1, 2]}, {"a": "]\n,["}, 3], indent=2)
-    expected = [text[: text.index(part)].count("\n") + 1 for part in ('{\n    "a": [\n', '{\n    "a": "]', "3\n]")]
+    expected = [
+        text[: text.index(part)].count("\n") + 1 for part in ('{\n    "a": [\n', '{\n    "a": "]', "3\n]")
+    ]
     assert item_lines(text, 3) == expected
     rows = read_records(write("x.json", json.dumps(ROWS, indent=1)))
     assert [r.where for r in rows] == ["row 1 (line 2)", "row 2 (line 6)"]
@@ -97,4 +99,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_csv_cells_keep_blank_cells_and_leave_out_blank_lines(write):
-    assert list(read_csv_cells(write("x.csv", "a,,b\n\nc,d,\n"))) == [(1, ["a", "", "b"]), (3, ["c", "d", ""])]
+    assert list(read_csv_cells(write("x.csv", "a,,b\n\nc,d,\n"))) == [
+        (1, ["a", "", "b"]),
+        (3, ["c", "d", ""]),
+    ]

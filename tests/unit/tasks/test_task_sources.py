@@ -154,7 +154,7 @@ def test_missing_empty_and_unclear_folders(write, tmp_path):
 
 
 def test_a_task_without_data_of_its_own_asks_for_some():
-    with pytest.raises(ConfigError, match="task text: it has no data of its own. Set dataset_name"):
+    with pytest.raises(ConfigError, match=r"task text: it has no data of its own\. Set dataset_name"):
         load_rows(TaskRequest("text"), "train")
 
 
@@ -167,7 +167,7 @@ def test_columns_must_be_fields_of_the_task(write):
     path = str(write("train.jsonl", [{"ask": "q", "answer": "#### 1"}]))
     rows = load_rows(TaskRequest("gsm8k", path, columns={"question": "ask"}), "train")
     assert rows[0]["question"] == "q"
-    with pytest.raises(ConfigError, match="unknown field 'questoin'. Did you mean 'question'"):
+    with pytest.raises(ConfigError, match=r"unknown field 'questoin'\. Did you mean 'question'"):
         load_rows(TaskRequest("gsm8k", path, columns={"questoin": "ask"}), "train")
     with pytest.raises(DataError, match=r"field 'aks' of .*train\.jsonl, line 1: .*Did you mean 'ask'"):
         load_rows(TaskRequest("gsm8k", path, columns={"question": "aks"}), "train")

@@ -1,5 +1,6 @@
 """Which rows are train, validation and test; nothing called test is trained on in silence."""
 
+import itertools
 import re
 
 import pytest
@@ -52,9 +53,11 @@ def test_test_is_never_train_unless_it_is_divided(write):
 
 @pytest.mark.parametrize("name", ["train.jsonl", "test.jsonl", "mine.jsonl"])
 def test_held_out_parts_are_disjoint_complete_and_of_the_right_size(write, name):
-    request = TaskRequest("completion", str(write(name, rows())), validation_fraction=0.25, test_fraction=0.25)
+    request = TaskRequest(
+        "completion", str(write(name, rows())), validation_fraction=0.25, test_fraction=0.25
+    )
     parts = [prompts(request, split) for split in SPLITS]
-    assert sorted(sum(parts, [])) == sorted(row["prompt"] for row in rows())
+    assert sorted(itertools.chain(*parts)) == sorted(row["prompt"] for row in rows())
     for part, share in zip(parts, (0.5, 0.25, 0.25), strict=True):
         assert abs(len(part) - share * COUNT) < 4 * (share * (1 - share) * COUNT) ** 0.5
 
@@ -63,7 +66,9 @@ def test_what_is_held_out_depends_on_the_question_alone(write):
     once = TaskRequest("completion", str(write("a.jsonl", rows())), test_fraction=0.2)
     more = [*reversed(rows()), *rows(COUNT, 50)]
     more = [{**row, "completion": "another answer"} for row in more]
-    again = TaskRequest("completion", str(write("b.jsonl", more)), test_fraction=0.2, validation_fraction=0.3, seed=5)
+    again = TaskRequest(
+        "completion", str(write("b.jsonl", more)), test_fraction=0.2, validation_fraction=0.3, seed=5
+    )
     test = set(prompts(once, "test"))
     assert test == {p for p in prompts(again, "test") if int(p.split()[1]) < COUNT}
     assert test.isdisjoint(prompts(again, "train"))
@@ -118,7 +123,7 @@ def test_limits_are_nested_in_file_order_and_drawn_by_the_seed(write):
 
 
 def test_an_unknown_split_gets_the_nearest_name():
-    with pytest.raises(ConfigError, match="unknown split 'validate'. Did you mean 'validation'"):
+    with pytest.raises(ConfigError, match=r"unknown split 'validate'\. Did you mean 'validation'"):
         load_rows(TaskRequest("completion", "x.jsonl"), "validate")
 
 
