@@ -25,7 +25,7 @@ def messages() -> Console:
 
 
 def results() -> Console:
-    """A console on stdout for tables that are the command's result; in a file or pipe, wide enough for them."""
+    """A console on stdout for tables that are a result; wide enough for them in a file or pipe."""
     from rich.console import Console
 
     console = Console(highlight=False)

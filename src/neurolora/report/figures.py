@@ -15,7 +15,7 @@ from neurolora.report.drawing import FAINT, INK, SERIES, Picture, canvas, to_svg
 
 Points = Sequence[tuple[float, float]]
 SMOOTH_ABOVE = 40
-ROW_HEIGHT = 0.16
+ROW_HEIGHT = 0.18
 MOST_LABELS = 40
 
 
@@ -77,8 +77,8 @@ def routing_heatmap(names: Sequence[str], frequencies: Sequence[Sequence[float]]
         image = axes.imshow(table, aspect="auto", cmap="cividis", vmin=0, vmax=top, interpolation="none")
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.9, pad=0.02, aspect=30)
         bar.outline.set_visible(False)
-        bar.ax.axvline(even, color="white", linewidth=2.5)
-        bar.ax.axvline(even, color="black", linewidth=1.2)
+        bar.ax.axvline(even, color="white", linewidth=3.5)
+        bar.ax.axvline(even, color="black", linewidth=1.8)
         bar.set_label(f"share of tokens with the rank active (line: k/r = {even:.3g}, every rank alike)")
         axes.set(xlabel="rank")
         _label_rows(axes, names)
@@ -123,10 +123,7 @@ def gate_spread(layers: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Pi
             axes.plot([means.min(), means.max()], [row, row], color=SERIES[0], linewidth=thick, zorder=2)
             axes.plot([means.mean()], [row], "o", color=SERIES[1], markersize=0.8 * thick, zorder=3)
         axes.axvline(1.0, color=INK, linestyle="--", linewidth=1)
-        axes.set(
-            xlabel="gate m   (thin: all values, thick: the ranks' means, dot: their mean; dashed: m = 1)"
-        )
-        axes.xaxis.label.set_size(8.5)
+        axes.set(xlabel="gate m (dashed: m = 1, no modulation)")
         axes.set_ylim(len(layers) - 0.4, -0.6)
         _label_rows(axes, names)
         least = min(float(layer["gate_min"]) for layer in layers)
@@ -148,6 +145,7 @@ def bars(title: str, xlabel: str, names: Sequence[str], values: Sequence[float])
         axes.set(xlabel=xlabel)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="x")
+        axes.set_axisbelow(True)
         _label_rows(axes, names)
         description = f"From {min(drawn):.4g} to {max(drawn):.4g} over {len(names)} modules"
         return Picture(title, to_svg(figure), description)
@@ -169,7 +167,7 @@ def _tall(rows: int) -> float:
 def _label_rows(axes: Any, names: Sequence[str]) -> None:
     """Every row's name if they fit, else every n-th."""
     every = -(-len(names) // MOST_LABELS)
-    axes.set_yticks(range(0, len(names), every), list(names)[::every], fontsize=7.5)
+    axes.set_yticks(range(0, len(names), every), list(names)[::every], fontsize=8.5)
     axes.tick_params(axis="y", length=0)
 
 

@@ -206,6 +206,9 @@ def _module_facts(weights: Any, name: str, parts: dict[str, str]) -> ModuleFacts
 
     part_A, part_B = _pair(parts) or ("", "")
     shapes = {part: shape_of(weights, key) for part, key in parts.items()}
+    if len(shapes[part_B]) < 2:
+        found = f"B is no matrix, its shape is {shapes[part_B]}"
+        raise AdapterError(explain(f"reading the module {name}", found, "The file is damaged: save it again"))
     out_features, r = shapes[part_B][:2]
     _check_ranks(name, r, part_A, shapes)
     in_features = _in_features(shapes, part_A)
@@ -232,7 +235,9 @@ def _module_facts(weights: Any, name: str, parts: dict[str, str]) -> ModuleFacts
 def _check_ranks(name: str, r: int, part_A: str, shapes: dict[str, tuple[int, ...]]) -> None:
     """A, W2, gamma and beta have r rows, as B has r columns."""
     rows = {part_A, f"{GATE}W2", f"{GATE}gamma", f"{GATE}beta"} & set(shapes)
-    wrong = [f"{part} {shapes[part]}" for part in sorted(rows) if shapes[part][0] != r]
+    wrong = [f"{part} {shapes[part]}" for part in sorted(rows) if shapes[part][:1] != (r,)]
+    if not wrong and len(shapes.get(part_A, (r, 1))) < 2:
+        wrong = [f"{part_A} is no matrix, {shapes[part_A]}"]
     if wrong:
         found = f"B has {r} columns, but {', '.join(wrong)}"
         raise AdapterError(explain(f"reading the module {name}", found, "The file is damaged: save it again"))
@@ -258,8 +263,9 @@ def checked_width(weights: Any, name: str, parts: dict[str, str], width: int | N
     from neurolora.core.projection import Projection, fingerprint, unpack_ternary
 
     stored = weights.get_tensor(parts["neurolora_A"])
-    scale = float(weights.get_tensor(parts["neurolora_A_scale"]))
-    recorded = bytes(weights.get_tensor(parts["neurolora_A_fingerprint"]).tolist()).hex()
+    scale = float(weights.get_tensor(parts["neurolora_A_scale"]).flatten()[0])
+    digest = weights.get_tensor(parts["neurolora_A_fingerprint"]).flatten().to(torch.uint8)
+    recorded = bytes(digest.tolist()).hex()
     packed = stored.dtype == torch.uint8
     most = stored.shape[1] * (ENTRIES_A_BYTE if packed else 1)
     widths = [width] if width else range(most, most - ENTRIES_A_BYTE if packed else most - 1, -1)
@@ -312,7 +318,7 @@ def _totals(facts: list[ModuleFacts], config: dict[str, Any], other: int) -> Par
     trainable = sum(module.trainable for module in facts)
     stored = sum(module.stored for module in facts)
     unused = 0
-    if (top_k := config.get("top_k")) is not None:
+    if isinstance(top_k := config.get("top_k"), int):
         unused = sum(module.out_features * max(module.r - top_k, 0) for module in facts)
         if config.get("train_projection", False):
             unused += sum(module.r * (module.in_features or 0) for module in facts)

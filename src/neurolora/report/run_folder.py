@@ -29,6 +29,7 @@ class RunFolder:
     environment: JSON | None = None
     adapter_config: JSON | None = None
     task: JSON | None = None
+    data: JSON | None = None
     routing: JSON | None = None
     logs: list[JSON] = field(default_factory=list)
     summary: JSON = field(default_factory=dict)
@@ -55,6 +56,7 @@ def read_run(path: Path | str) -> RunFolder:
     run.environment = _read_mapping(run, "env.json")
     run.adapter_config = _read_mapping(run, "adapter_config.json")
     run.task = _read_mapping(run, "neurolora_task.json", expected=False)
+    run.data = _read_mapping(run, "data.json", expected=False)
     method = ((run.config or {}).get("adapter") or {}).get("method")
     expected = method not in ("lora", "full")
     run.routing = _checked_routing(run, _read_mapping(run, "routing.json", expected))

@@ -48,6 +48,7 @@ def write_training_report(run_folder: Path | str) -> Path:
         "routing": routing_pictures(run.routing),
         "layers": layer_table(run.routing),
         "fingerprints": fingerprint_rows(adapter),
+        "data": flatten(run.data or {}),
         "environment": flatten(run.environment or {}),
         "config": flatten(run.config or {}),
         "prompt": flatten(run.task or {}),
@@ -92,7 +93,7 @@ def _what_was_run(run: RunFolder, adapter: AdapterFacts | None) -> Rows:
         ("Base model", spell(_setting(run, "model", "model_name_or_path"))),
         ("Data", _data(run)),
         ("Adapter", describe_adapter(adapter.config) if adapter else ABSENT),
-        *parameter_rows(adapter),
+        *(parameter_rows(adapter) or _trained(run.summary)),
         ("Optimizer steps", _steps(run)),
         ("Batch", _batch(run)),
         ("Learning rates", _rates(run)),
@@ -131,6 +132,11 @@ def parameter_rows(adapter: AdapterFacts | None) -> Rows:
     ]
 
 
+def _trained(summary: Mapping[str, Any]) -> Rows:
+    """Without an adapter's file, what the run itself counted."""
+    return [("Trainable parameters", number(summary.get("trainable_parameters")))]
+
+
 def _steps(run: RunFolder) -> str:
     steps = [line["step"] for line in run.logs if isinstance(line.get("step"), int)]
     return number(max(steps)) if steps else ABSENT
@@ -148,13 +154,23 @@ def _rates(run: RunFolder) -> str:
     return ABSENT if rate is None else f"{rate} for B" + (f", {gate} for the gate" if gate and routed else "")
 
 
+#: What the closing summary (`run.json`) says beyond the files: key, label, unit.
+SUMMARY = (
+    ("epochs", "Epochs", ""),
+    ("train_examples", "Training examples", ""),
+    ("train_tokens", "Training tokens an epoch", ""),
+    ("total_parameters", "Parameters with the base", ""),
+    ("seconds", "Training time", " s"),
+    ("processes", "Processes", ""),
+    ("resumed_from", "Resumed from", ""),
+)
+
+
 def _summary_rows(summary: Mapping[str, Any]) -> Rows:
-    """Whatever single figures the run's closing line holds."""
-    skipped = {"type", "step", "epoch"}
     return [
-        (key.replace("_", " ").capitalize(), number(value))
-        for key, value in summary.items()
-        if key not in skipped and isinstance(value, int | float | str)
+        (label, number(summary.get(key)) + unit)
+        for key, label, unit in SUMMARY
+        if summary.get(key) is not None
     ]
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from neurolora.core.projection import fingerprint, make_projection, pack_ternary
+
 R, K, WIDTH, OUT, BOTTLENECK = 8, 2, 12, 10, 4
 MODULES = [f"model.layers.{layer}.self_attn.{kind}_proj" for layer in (0, 1, 2, 10) for kind in "qv"]
 
@@ -36,12 +38,22 @@ def adapter_config(**changes):
     }
 
 
+def projection_tensors(name, width=WIDTH):
+    """A as the tuner stores it: packed, with its scale and its fingerprint."""
+    projection = make_projection(R, width, kind="ternary", density=0.25, scale="unit", seed=0, name=name)
+    return {
+        "A": pack_ternary(projection.values),
+        "A_scale": torch.tensor(projection.scale, dtype=torch.float64),
+        "A_fingerprint": torch.tensor(list(bytes.fromhex(fingerprint(projection))), dtype=torch.uint8),
+    }
+
+
 def adapter_tensors():
     generator = torch.Generator().manual_seed(3)
     tensors = {}
     for name in MODULES:
         prefix = f"base_model.model.{name}.neurolora_"
-        tensors[prefix + "A"] = torch.zeros(R, math.ceil(WIDTH / 4), dtype=torch.uint8)
+        tensors |= {prefix + part: tensor for part, tensor in projection_tensors(name).items()}
         tensors[prefix + "B"] = torch.randn(OUT, R, generator=generator)
         tensors[prefix + "gate_W1"] = torch.randn(BOTTLENECK, WIDTH, generator=generator)
         tensors[prefix + "gate_W2"] = torch.randn(R, BOTTLENECK, generator=generator)
@@ -104,7 +116,7 @@ def write_run(folder: Path) -> Path:
         lines.append(line)
         if step % 50 == 0:
             lines.append({"step": step, "epoch": step / 50, "eval_loss": 3 / step**0.4})
-    lines.append({"type": "summary", "seconds": 12.5})
+    lines.append({"type": "summary", "seconds": 12.5, "train_examples": 640})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for stage, accuracy in (("before", 0.25), ("after", 0.75)):
         result = {"results": {"world-recall": {"acc": accuracy, "acc_stderr": 0.01}}}
@@ -134,5 +146,6 @@ def make():
         run = staticmethod(write_run)
         routing = staticmethod(routing)
         modules = MODULES
+        projection = staticmethod(projection_tensors)
 
     return Make
