@@ -89,8 +89,8 @@ def adapted() -> Any:
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Every attempt to connect fails and is remembered."""
+def blocked_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every attempt to connect fails and is remembered in the list."""
     attempts: list[Any] = []
 
     def refuse(_: Any, address: Any, *__: Any) -> None:
@@ -103,5 +103,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse_lookup)
-    yield attempts
-    assert attempts == []
+    return attempts
+
+
+@pytest.fixture
+def no_network(blocked_network: list[Any]) -> Iterator[list[Any]]:
+    """The same, and nothing may even try."""
+    yield blocked_network
+    assert blocked_network == []
