@@ -76,5 +76,5 @@ def _linear_weight(rows: int, columns: int, part: str, seed: int, name: str) -> 
 
 
 def _filled(value: float, *shape: int) -> Tensor:
-    """A constant tensor that is real even while `torch.zeros` and its like are patched to the meta device."""
-    return torch.tensor(value, dtype=torch.float32, device="cpu").repeat(*shape)
+    """A constant tensor, real even inside a `torch.device("meta")` context."""
+    return torch.full(shape, value, dtype=torch.float32, device="cpu")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neurolora.core.routing import active_counts, load_balance_step, routing_score, top_k_mask
@@ -29,7 +29,10 @@ def expected_row(row: list[float], k: int) -> list[bool]:
     return [i in order[:k] for i in range(len(row))]
 
 
-@settings(deadline=None, max_examples=200)
+CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # for a busy machine
+
+
+@settings(max_examples=200, **CALM)
 @given(batches())
 def test_exactly_k_and_which(batch):
     rows, r, k = batch
@@ -38,10 +41,11 @@ def test_exactly_k_and_which(batch):
     assert mask.dtype == torch.bool
     assert mask.shape == score.shape
     assert (mask.sum(-1) == k).all()
-    assert mask.tolist() == [expected_row(row, k) for row in rows]
+    # From the tensor, not from `rows`: rounding to float32 may make ties.
+    assert mask.tolist() == [expected_row(row, k) for row in score.tolist()]
 
 
-@settings(deadline=None)
+@settings(**CALM)
 @given(st.permutations([float(v) for v in range(12)]), st.integers(1, 12), st.randoms())
 def test_selection_follows_a_permutation(values, k, random):
     order = list(range(12))
