@@ -57,9 +57,9 @@ def train_command(
     if dry_run:
         _print_plan(training, as_json)
         return
-    result = _train(training, resume, overwrite)
+    result = train(training, resume, overwrite)
     if result.is_main_process:
-        scores = _after_training(training, result)
+        scores = after_training(training, result)
         _print_result(result, scores, as_json)
 
 
@@ -76,7 +76,8 @@ def _load(config: Path | None, words: list[str]) -> TrainingConfig:
     return load_config(config or named, overrides)
 
 
-def _train(config: TrainingConfig, resume: bool, overwrite: bool) -> RunResult:
+def train(config: TrainingConfig, resume: bool, overwrite: bool) -> RunResult:
+    """Train with messages on stderr, scoring the start where the config asks for it."""
     from neurolora.training import run_training
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -141,7 +142,7 @@ def _is_helper_process() -> bool:
     return os.environ.get("RANK", "0") != "0"
 
 
-def _after_training(config: TrainingConfig, result: RunResult) -> dict[str, Any]:
+def after_training(config: TrainingConfig, result: RunResult) -> dict[str, Any]:
     """Scores, model card and report. A page that cannot be made is said, and spoils no finished run."""
     from neurolora.report.model_card import write_model_card
     from neurolora.report.training import write_training_report
