@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neurolora.cli.console import messages, print_json, results
+from neurolora.cli.evaluate import BaseModel, Device, Dtype, Mismatch
 from neurolora.errors import ConfigError, DataError, explain
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from neurolora.report.inspection import AdapterFacts
 
 Adapter = Annotated[
-    Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter: a run, a checkpoint.")
+    str, typer.Argument(metavar="ADAPTER", help="Folder (a run, a checkpoint) or hub name of an adapter.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a self-contained page too.")]
@@ -30,13 +31,7 @@ Text = Annotated[
         "--text", metavar="FILE", help="Run the model over this text and show the routing; repeatable."
     ),
 ]
-BaseModel = Annotated[
-    str | None, typer.Option("--base-model", help="Base for --text; the adapter's own if left out.")
-]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of the texts to run.")]
-OtherBase = Annotated[
-    bool, typer.Option("--allow-other-base", help="Do not refuse a base other than the adapter's own.")
-]
 
 
 def inspect_command(
@@ -46,7 +41,9 @@ def inspect_command(
     text: Text = None,
     base_model: BaseModel = None,
     max_tokens: MaxTokens = 8192,
-    allow_other_base: OtherBase = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    allow_base_mismatch: Mismatch = False,
 ) -> None:
     """Show what an adapter folder holds: kind, parameters counted, fingerprints, norms, orthogonality.
 
@@ -58,7 +55,8 @@ def inspect_command(
     if base_model and not text:
         do = "Add --text FILE, or leave out --base-model: without a text the base is not needed"
         raise ConfigError(explain("inspect --base-model", "there is no text to run", do))
-    facts = inspect_adapter(adapter)
+    folder = find_folder(adapter)
+    facts = inspect_adapter(folder)
     routing = None
     if text:
         from neurolora.report.routing import measure_routing
@@ -66,11 +64,13 @@ def inspect_command(
         texts = [read_text(path) for path in text]
         with messages().status("running the model over the texts"):
             routing = measure_routing(
-                adapter,
+                folder,
                 texts,
                 base_model=base_model,
+                dtype=dtype,
+                device=device,
                 max_tokens=max_tokens,
-                allow_other_base=allow_other_base,
+                allow_base_mismatch=allow_base_mismatch,
             )
     if html is not None:
         from neurolora.report.inspection_page import write_inspection_report
@@ -81,6 +81,16 @@ def inspect_command(
         print_json(facts.to_dict() | {"routing": routing})
     else:
         show(facts, routing, results())
+
+
+def find_folder(adapter: str) -> Path:
+    """The folder itself, or the one that an adapter on the hub was fetched to. Raises AdapterError."""
+    folder = Path(adapter).expanduser()
+    if folder.exists():
+        return folder
+    from neurolora.evaluation.adapter_folder import find_source
+
+    return Path(find_source(adapter).name)
 
 
 def read_text(path: Path) -> str:

@@ -12,15 +12,6 @@ from typing import Any
 from neurolora.errors import ConfigError, DataError, explain
 from neurolora.report.adapter_file import read_adapter_config
 
-#: PEFT's task type -> the transformers class that loads such a base.
-MODEL_CLASSES = {
-    None: "AutoModelForCausalLM",
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "FEATURE_EXTRACTION": "AutoModel",
-}
 BLOCK_TOKENS = 256
 
 
@@ -29,68 +20,43 @@ def measure_routing(
     texts: Sequence[str],
     *,
     base_model: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
     max_tokens: int = 8192,
-    allow_other_base: bool = False,
+    allow_base_mismatch: bool = False,
 ) -> dict[str, Any]:
     """Routing over the first `max_tokens` tokens of the texts, in the form of `routing.json`.
 
-    base_model: a folder or a hub name; the adapter's own base if left out. Raises AdapterError for a broken
-    adapter, FingerprintMismatchError for another base (unless allowed), ConfigError for an adapter
-    without routing or a base that cannot be loaded, DataError for texts without a token.
+    base_model, dtype, device, allow_base_mismatch: as `neurolora.evaluation.load_for_inference` takes them,
+    whose errors come through. Raises ConfigError for an adapter without routing, DataError for texts
+    without a token.
     """
     import torch
 
-    from neurolora.tuner import routing_statistics
+    from neurolora.evaluation import load_for_inference
 
-    folder = Path(adapter)
-    config = read_adapter_config(folder)
-    _require_routing(folder, config)
-    model, tokenizer = load_adapted(folder, config, base_model, allow_other_base)
-    blocks = list(token_blocks(tokenizer, texts, max_tokens))
+    _require_routing(Path(adapter))
+    loaded = load_for_inference(adapter, base_model, dtype, device, allow_base_mismatch)
+    blocks = list(token_blocks(loaded.tokenizer, texts, max_tokens))
     if not blocks:
         raise DataError(explain("measuring the routing", "the texts hold no token", "Give a file with text"))
-    with torch.inference_mode(), routing_statistics(model) as statistics:
+
+    from neurolora.tuner import routing_statistics
+
+    with torch.inference_mode(), routing_statistics(loaded.model) as statistics:
         for block in blocks:
-            ids = torch.tensor([block])
-            model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    return statistics.summary()
+            ids = torch.tensor([block], device=loaded.model.device)
+            loaded.model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    found: dict[str, Any] = statistics.summary()
+    return found
 
 
-def _require_routing(folder: Path, config: dict[str, Any]) -> None:
-    if config["peft_type"] != "NEUROLORA":
-        found = f"it is a {config['peft_type']} adapter, which uses all its ranks for every token"
+def _require_routing(folder: Path) -> None:
+    """Plain LoRA is refused before a base is loaded for it."""
+    kind = read_adapter_config(folder)["peft_type"]
+    if kind != "NEUROLORA":
+        found = f"it is a {kind} adapter, which uses all its ranks for every token"
         raise ConfigError(explain(f"measuring the routing of {folder}", found, "Leave out --text"))
-    if config.get("task_type") not in MODEL_CLASSES:
-        found = f"its task type is {config['task_type']}"
-        raise ConfigError(
-            explain(f"measuring the routing of {folder}", found, "Use routing_statistics yourself")
-        )
-
-
-def load_adapted(
-    folder: Path, config: dict[str, Any], base_model: str | None, allow_other_base: bool
-) -> tuple[Any, Any]:
-    """The base with the adapter on it, and the tokenizer; raises as `measure_routing` does."""
-    import peft
-    import transformers
-
-    from neurolora.tuner import require_same_base
-    from neurolora.world import resolve_model_name
-
-    name = resolve_model_name(base_model or config.get("base_model_name_or_path") or "")
-    tokenizer_home = str(folder) if (folder / "tokenizer_config.json").is_file() else name
-    try:
-        model_class = getattr(transformers, MODEL_CLASSES[config.get("task_type")])
-        base = model_class.from_pretrained(name)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_home)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        do = "Give a folder or hub name with --base-model"
-        raise ConfigError(explain(f"loading the base model {name!r}", reason, do)) from error
-    if not allow_other_base:
-        require_same_base(config.get("base_fingerprint"), base)
-    model = peft.PeftModel.from_pretrained(base, str(folder))
-    return model.eval(), tokenizer
 
 
 def token_blocks(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Iterator[list[int]]:

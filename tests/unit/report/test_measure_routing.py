@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import neurolora
-from neurolora.errors import ConfigError, DataError, FingerprintMismatchError
+from neurolora.errors import AdapterError, ConfigError, DataError, FingerprintMismatchError
 from neurolora.report.routing import BLOCK_TOKENS, measure_routing, token_blocks
 
 R, K, LAYERS = 8, 2, 2
@@ -67,7 +67,7 @@ def test_another_base_is_refused_unless_told_otherwise(folders):
         measure_routing(folders / "adapter", ["w1"], base_model=str(folders / "other"))
     with pytest.warns(UserWarning, match="trained on base"):
         allowed = measure_routing(
-            folders / "adapter", ["w1"], base_model=str(folders / "other"), allow_other_base=True
+            folders / "adapter", ["w1"], base_model=str(folders / "other"), allow_base_mismatch=True
         )
     assert allowed["layers"]
 
@@ -84,7 +84,7 @@ def test_plain_lora_has_no_routing(folders):
 
 
 def test_a_base_that_is_not_there_is_named(folders):
-    with pytest.raises(ConfigError, match="absent-model"):
+    with pytest.raises(AdapterError, match="absent-model"):
         measure_routing(folders / "adapter", ["w1"], base_model=str(folders / "absent-model"))
 
 
