@@ -73,14 +73,16 @@ def _explain_stranger(path: Path) -> str:
 
 def _find_on_hub(name: str) -> Source:
     """A hub name: an adapter's files are fetched whole, a model is left to transformers."""
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
         hf_hub_download(name, CONFIG)
-    except EntryNotFoundError:
-        return Source(name, False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        # The hub has the name but no such file there, or cannot be asked about a model that is here already.
+        there = isinstance(error, EntryNotFoundError) and not isinstance(error, FileNotFoundError)
+        if there or isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return Source(name, False)
         found = f"there is no such folder here, and the hub gave: {reason_of(error)}"
         raise AdapterError(explain(f"loading {name}", found, "Check the name and the connection")) from error
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
