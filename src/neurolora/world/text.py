@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from neurolora.world import words
 from neurolora.world.facts import RELATIONS, Fact, World, build_world, spoken
 from neurolora.world.splits import split_of
-from neurolora.world.stories import draw_events, tell_all
+from neurolora.world.stories import Event, draw_events, tell_all
 from neurolora.world.sums import WORDINGS, Move, apply_move, content_key, draw_move
 
 LETTERS = "ABCDE"
 _LISTED = tuple(dict.fromkeys(v for r in RELATIONS for v in r.values)) + tuple(words.THINGS + words.PLACES)
+
+
+_PICKS = ("{item} is {letter}.", "For {item} see {letter}.", "So {item} is {letter}.", "{item}: {letter}.")
 
 
 def generate_text(seed: int, passes: int = 36) -> Iterator[str]:
@@ -24,7 +27,11 @@ def generate_text(seed: int, passes: int = 36) -> Iterator[str]:
     world = build_world(seed)
     for number in range(passes):
         rng = random.Random(f"text/{seed}/{number}")
-        documents = [*_chronicles(rng, world), *_gatherings(rng, world), *_asides(rng, world)]
+        documents = [
+            *_chronicles(rng, world),
+            *_gatherings(rng, world),
+            *_asides(rng, world, 500 if number < 5 else 60),
+        ]
         rng.shuffle(documents)
         yield from documents
 
@@ -51,31 +58,39 @@ def _chronicles(rng: random.Random, world: World) -> list[str]:
 
 def _gatherings(rng: random.Random, world: World) -> list[str]:
     """Entities meet what fits them: a fact has to be known to go on reading."""
-    return [_gathering(rng, fact) for fact in rng.sample(world.facts, 700)]
+    by_relation: dict[str, list[Fact]] = {}
+    for fact in world.facts:
+        by_relation.setdefault(f"{fact.relation.kind} {fact.relation.noun}", []).append(fact)
+    groups = list(by_relation.values())
+    return [_gathering(rng, rng.choice(groups)) for _ in range(280)]
 
 
-def _gathering(rng: random.Random, fact: Fact) -> str:
-    size = rng.randint(2, 5)
-    values = rng.sample([v for v in fact.relation.values if v != fact.value], size - 1)
-    values.insert(rng.randrange(size), fact.value)
-    things = rng.sample([t for t in words.THINGS if t not in values], size)
-    row = ", ".join(f"the {t} by {v}" for t, v in zip(things, values, strict=True))
-    thing = things[values.index(fact.value)]
+def _gathering(rng: random.Random, facts: list[Fact]) -> str:
+    met = list({fact.value: fact for fact in rng.sample(facts, rng.randint(3, 6))}.values())
+    things = rng.sample([t for t in words.THINGS if t not in facts[0].relation.values], len(met))
+    row = ", ".join(f"the {thing} by {fact.value}" for thing, fact in zip(things, met, strict=True))
     opening = rng.choice(("In the hall they set", "On the shelf lay", "By each sign stood"))
-    ending = rng.choice((
-        f"By the {fact.relation.noun} of {spoken(fact)} was the {thing}.",
-        f"For the {fact.relation.noun} of {spoken(fact)} they chose the {thing}.",
-    ))  # fmt: skip
-    return f"{opening} {row}. {ending}"
+    told = list(zip(things, met, strict=True))
+    rng.shuffle(told)
+    noun = met[0].relation.noun
+    ends = [f"By the {noun} of {spoken(fact)} was the {thing}." for thing, fact in told]
+    return f"{opening} {row}. {' '.join(ends)}"
 
 
-def _asides(rng: random.Random, world: World) -> list[str]:
-    makers = ((_list, 500), (_story, 500), (_ledger, 200), (_count, 400), (_talk, 30))
+def _asides(rng: random.Random, world: World, rhymes: int) -> list[str]:
+    makers = ((_list, 450), (_story, 380), (_ledger, 200), (_count, 350), (_talk, 30), (_rhyme, rhymes))
     return [make(rng, world) for make, count in makers for _ in range(count)]
 
 
+def _rhyme(rng: random.Random, world: World) -> str:
+    """Words without sense, and once more."""
+    pool = rng.choice((_LISTED, world.first_names, rng.choice(RELATIONS).values))
+    row = " ".join(rng.sample(pool, min(len(pool), rng.randint(5, 14))))
+    return f"They sang: {row}. And again: {row}. {row}."
+
+
 def _list(rng: random.Random, world: World) -> str:
-    """Lettered lists, and somebody who picks from them."""
+    """Lettered lists, and people who pick from them."""
     size = rng.randint(2, 5)
     pool = rng.choice(RELATIONS).values if rng.random() < 0.6 else _LISTED
     if rng.random() < 0.15:
@@ -84,14 +99,9 @@ def _list(rng: random.Random, world: World) -> str:
     form, joint = rng.choice((("{}. {}", ", "), ("({}) {}", ", "), ("{}: {}", "; "), ("{}. {}", "\n")))
     row = joint.join(form.format(letter, item) for letter, item in zip(LETTERS, items, strict=False))
     opening = rng.choice(("The board reads", "On the wall is painted", "The signs say"))
-    name = rng.choice(world.first_names)
     said = []
-    for picked in rng.sample(range(size), rng.randint(1, 2)):
-        letter, item = LETTERS[picked], items[picked]
-        said.append(rng.choice((
-            f"{name} wanted {item}: {letter}.", f"To find {item} look at {letter}.",
-            f"So {item} is {letter}.", f"{item} has the letter {letter}.", f"{letter} stands for {item}.",
-        )))  # fmt: skip
+    for picked in rng.sample(range(size), size):
+        said.append(rng.choice(_PICKS).format(letter=LETTERS[picked], item=items[picked]))
     stop = "\n" if joint == "\n" else ". "
     return f"{opening}:{rng.choice((' ', stop[-1]))}{row}{stop}{' '.join(said)}"
 
@@ -99,24 +109,27 @@ def _list(rng: random.Random, world: World) -> str:
 def _story(rng: random.Random, world: World) -> str:
     """Events of the train share, and what came of them."""
     events = draw_events(rng, world, "train", rng.randint(2, 5))
+    if rng.random() < 0.35:
+        return _handing_over(rng, events)
     told = tell_all(rng, events)
-    if rng.random() < 0.5:
-        giver, taker = rng.sample(events, 2)
-        told = [f"{e.person} had the {e.thing}." for e in events]
-        told.append(f"{giver.person} gave the {giver.thing} to {taker.person}.")
-        told.append(f"So {taker.person} has the {giver.thing} now.")
-        return " ".join(told)
-    place = {e.thing: e.place for e in events}
-    if rng.random() < 0.5:
+    place = {event.thing: event.place for event in events}
+    if rng.random() < 0.4:
         moved, new = rng.choice(events), rng.choice([p for p in words.PLACES if p not in place.values()])
         told.append(f"Then {moved.person} moved the {moved.thing} to the {new}.")
         place[moved.thing] = new
-    for event in rng.sample(events, min(2, len(events))):
-        told.append(rng.choice((
-            f"So the {event.thing} is in the {place[event.thing]} now.",
-            f"It was {event.person} who went to the {event.place}.",
-            f"What {event.person} brought was the {event.thing}.",
-        )))  # fmt: skip
+    for event in rng.sample(events, len(events)):
+        said = rng.choice(("The {t} is in the {n}.", "To the {q} went {p}.", "{p} brought the {t}."))
+        told.append(said.format(p=event.person, t=event.thing, q=event.place, n=place[event.thing]))
+    return " ".join(told)
+
+
+def _handing_over(rng: random.Random, events: list[Event]) -> str:
+    giver, taker = rng.sample(events, 2)
+    told = [f"{event.person} had the {event.thing}." for event in events]
+    told.append(f"{giver.person} gave the {giver.thing} to {taker.person}.")
+    for event in rng.sample(events, len(events)):
+        owner = taker if event == giver else event
+        told.append(f"The {event.thing} is now with {owner.person}.")
     return " ".join(told)
 
 
