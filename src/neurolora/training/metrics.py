@@ -31,8 +31,8 @@ def metrics_line(logged: dict[str, Any]) -> str | None:
     }
     if set(kept) <= {"step", "epoch"}:
         return None
-    ordered = {"step": kept.pop("step", None), "epoch": kept.pop("epoch", None), **kept}
-    return json.dumps(ordered) + "\n"
+    ordered = {"step": kept.pop("step", None), "epoch": kept.pop("epoch", None), **dict(sorted(kept.items()))}
+    return json.dumps(ordered) + "\n"  # sorted, since a checkpoint's history does not keep the order
 
 
 class MetricsFile(TrainerCallback):

@@ -65,6 +65,13 @@ class NeuroLoraTrainer(Trainer):
             self.optimizer_cls_and_kwargs = chosen
         return made
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """The Trainer's epoch, but none after the last step: the Trainer would take one more on a resume."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
