@@ -61,16 +61,21 @@ def make_llama(seed: int = 0, vocabulary: int = 320, positions: int = 256) -> An
         return LlamaForCausalLM(config).eval()
 
 
-def make_adapted(seed: int = 0) -> Any:
-    """The random Llama under a LoRA adapter whose B is not zero."""
+def make_adapted(method: str) -> Any:
+    """The random Llama under an adapter whose B is not zero: routed by token, or plain LoRA."""
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(
-        r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
+    from neurolora import NeuroLoraConfig
+
+    options: dict[str, Any] = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+    config = (
+        LoraConfig(r=4, init_lora_weights=False, **options)
+        if method == "lora"
+        else NeuroLoraConfig(r=16, top_k=4, init_weights=False, gate_init="paper", **options)
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 1)
-        return get_peft_model(make_llama(seed), config).eval()
+        torch.manual_seed(1)
+        return get_peft_model(make_llama(), config).eval()
 
 
 @pytest.fixture(scope="session")
@@ -83,9 +88,9 @@ def llama() -> Any:
     return make_llama()
 
 
-@pytest.fixture
-def adapted() -> Any:
-    return make_adapted()
+@pytest.fixture(params=["neurolora", "lora"])
+def adapted(request: pytest.FixtureRequest) -> Any:
+    return make_adapted(request.param)
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ def test_dropout_is_off_while_scoring(adapted: Any, tokenizer: Any, tmp_path: Pa
     request = text_request(tmp_path / "data")
     expected = evaluate(adapted, tokenizer, [request], limit=5, progress=False).results
     for layer in adapted.base_model.model.model.layers:
-        layer.self_attn.q_proj.lora_dropout["default"] = torch.nn.Dropout(0.9)
+        layer.mlp.act_fn = torch.nn.Sequential(layer.mlp.act_fn, torch.nn.Dropout(0.9))
     adapted.train()
     assert evaluate(adapted, tokenizer, [request], limit=5, progress=False).results == expected
 
