@@ -29,6 +29,7 @@ class _RegisteringLoader(importlib.abc.Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _PeftFinder)]
         self.loader.exec_module(module)
         importlib.import_module(TUNER)
 
@@ -37,15 +38,25 @@ class _RegisteringLoader(importlib.abc.Loader):
 
 
 class _PeftFinder(importlib.abc.MetaPathFinder):
-    """Finds `peft` once, by asking the others, and hands its loader on wrapped."""
+    """Finds `peft` by asking the others, and hands its loader on wrapped.
+
+    It stays in place until PEFT is imported: transformers and others ask for the spec only to see whether
+    PEFT is installed.
+    """
+
+    def __init__(self) -> None:
+        self.is_asking = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != WATCHED:
+        if fullname != WATCHED or self.is_asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self.is_asking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.is_asking = False
         if spec is not None and spec.loader is not None:
             spec.loader = _RegisteringLoader(spec.loader)
         return spec

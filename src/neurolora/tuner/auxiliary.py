@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neurolora.core.orthogonality import orthogonality_loss
+from neurolora.core.routing import load_balance_step
 from neurolora.tuner.context import ForwardContext
 from neurolora.tuner.layer import NeuroLoraLayer
 
@@ -62,10 +63,24 @@ def step_load_balance(model: nn.Module) -> None:
     """Move the routing biases once, from all forwards since the last call; call it after `optimizer.step()`.
 
     `NeuroLoraTrainer` and `NeuroLoraCallback` do so by themselves. Without adapters that balance, nothing.
+    Under `torch.distributed` every process must call it: the counts of all are added, in one reduction.
     """
-    for _, layer in adapter_layers(model):
-        for adapter in list(layer.pending):
-            layer.balance(adapter)
+    rows = [(layer, adapter) for _, layer in adapter_layers(model) for adapter in layer.neurolora_bias]
+    if not rows:
+        return
+    totals = _sum_over_processes([layer.take_pending(adapter) for layer, adapter in rows])
+    for (layer, adapter), total in zip(rows, totals, strict=True):
+        settings, bias = layer.settings[adapter], layer.neurolora_bias[adapter]
+        counts, tokens = total[:-1].to(bias.device), total[-1].to(bias.device)
+        bias.copy_(load_balance_step(bias, counts, tokens, settings.top_k, settings.load_balance_rate))
+
+
+def _sum_over_processes(totals: list[Tensor]) -> list[Tensor]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return totals
+    flat = torch.cat([total.to(totals[0].device) for total in totals])
+    torch.distributed.all_reduce(flat)
+    return list(torch.split(flat, [len(total) for total in totals]))
 
 
 def auxiliary_share(kwargs: dict[str, Any], shifts_labels: bool) -> Tensor | float:

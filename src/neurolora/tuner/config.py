@@ -92,20 +92,20 @@ class NeuroLoraConfig(PeftConfig):
     orthogonality_weight: float = _setting(0.1, "lambda of Eq. 8, 0 = off")
     init_weights: bool | Literal["gaussian"] = _setting(True, "B's start: zero, random or gaussian")
     init_seed: int = _setting(0, "seed of the gate's start (and of B's, where random)")
-    target_modules: list[str] | str | None = _setting(None, "modules to adapt")
-    exclude_modules: list[str] | str | None = _setting(None, "modules to leave alone")
-    layers_to_transform: list[int] | int | None = _setting(None, "layer indices to adapt")
-    layers_pattern: list[str] | str | None = _setting(None, "name of the list of layers")
-    modules_to_save: list[str] | None = _setting(None, "other modules, trained and saved in full")
+    target_modules: list[str] | str | None = _setting(None, "modules to adapt")  # noqa: RUF009
+    exclude_modules: list[str] | str | None = _setting(None, "modules to leave alone")  # noqa: RUF009
+    layers_to_transform: list[int] | int | None = _setting(None, "layer indices to adapt")  # noqa: RUF009
+    layers_pattern: list[str] | str | None = _setting(None, "name of the list of layers")  # noqa: RUF009
+    modules_to_save: list[str] | None = _setting(None, "other modules, trained and saved in full")  # noqa: RUF009
     projection_fingerprint: str | None = _setting(None, "written when saved: what A was")
-    base_fingerprint: dict[str, Any] | None = _setting(None, "written when saved: what the base was")
+    base_fingerprint: dict[str, Any] | None = _setting(None, "written when saved: what the base was")  # noqa: RUF009
     neurolora_version: str | None = _setting(None, "written when saved")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = peft_type()
-        self.target_modules = _as_set(self.target_modules)  # type: ignore[assignment]
-        self.exclude_modules = _as_set(self.exclude_modules)  # type: ignore[assignment]
+        self.target_modules = _as_set(self.target_modules)
+        self.exclude_modules = _as_set(self.exclude_modules)
         problems = find_problems(self)
         if problems:
             raise ConfigError(
@@ -115,6 +115,11 @@ class NeuroLoraConfig(PeftConfig):
                     "Correct each of them; the fields are explained in the class's documentation",
                 )
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, sets sorted, so that the same settings give the same file."""
+        fields = super().to_dict()
+        return {name: sorted(value) if isinstance(value, set) else value for name, value in fields.items()}
 
     @property
     def scaling(self) -> float:

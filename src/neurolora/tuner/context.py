@@ -1,20 +1,18 @@
 """What one forward of the whole model tells its adapted layers, and what they leave behind.
 
-Room: tuner. One `ForwardContext` is shared by all adapted layers of a model. Hooks on the model open it
-before a forward and close it after, so it works the same below a `PeftModel`, below transformers' own
-`add_adapter`, and under any trainer. A forward that is run again for activation checkpointing finds the
-context closed and records nothing: nothing is ever counted twice, and nothing is kept of padding masks.
+Room: tuner. One `ForwardContext` is shared by all adapted layers of a model; `hooks.py` opens it before a
+forward and closes it after. A forward that is run again for activation checkpointing finds the context
+closed and records nothing: nothing is ever counted twice, and nothing is kept of padding masks.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
     from neurolora.tuner.layer import NeuroLoraLayer
@@ -37,28 +35,45 @@ class Observer(Protocol):
     """Something that watches the routing during a forward, such as `RoutingStatistics`."""
 
     def observe(
-        self, layer: NeuroLoraLayer, adapter: str, mask: Tensor, modulation: Tensor | None, keep: Tensor | None
+        self,
+        layer: NeuroLoraLayer,
+        adapter: str,
+        mask: Tensor,
+        modulation: Tensor | None,
+        keep: Tensor | None,
     ) -> None:
-        """Take note of one module's routing: mask bool (..., r), modulation (..., r) or (r), keep bool (...)."""
+        """Take note of a module's routing: mask bool (..., r), modulation (..., r) or (r), keep (...)."""
 
 
 @dataclass
 class ForwardContext:
-    """State of the forward that is running, if one is."""
+    """State of the forward that is running, if one is.
 
+    two_sided: the model has an encoder and a decoder, whose tokens have padding masks of their own.
+    adds_loss: a PEFT wrapper runs this forward, so the loss in its outputs gets the auxiliary loss.
+    auxiliary_scale: what the caller wants that loss multiplied with; None leaves it to `hooks.py`.
+    task_loss, orthogonality_loss: the parts of the last loss, for those who log them.
+    """
+
+    two_sided: bool = False
     layers: list[NeuroLoraLayer] = field(default_factory=list)
     is_open: bool = False
+    is_cached: bool = False
     encoder_keep: Tensor | None = None
     decoder_keep: Tensor | None = None
     observer: Observer | None = None
+    adds_loss: bool = False
+    auxiliary_scale: Tensor | float | None = None
     task_loss: Tensor | None = None
     orthogonality_loss: Tensor | None = None
 
-    def begin(self, encoder_mask: Any, decoder_mask: Any) -> None:
-        """Open the context: forget the last forward's records and take the padding masks, 1 = a real token."""
+    def begin(self, inputs: Mapping[str, Any]) -> None:
+        """Open the context: forget the last forward's records and take the padding masks from its inputs."""
         for layer in self.layers:
             layer.records.clear()
-        self.encoder_keep, self.decoder_keep = _as_keep(encoder_mask), _as_keep(decoder_mask)
+        self.encoder_keep = _as_keep(inputs.get("attention_mask"))
+        self.decoder_keep = _decoder_keep(inputs) if self.two_sided else None
+        self.is_cached = inputs.get("past_key_values") is not None
         self.is_open = True
 
     def end(self) -> None:
@@ -71,80 +86,27 @@ class ForwardContext:
     def keep(self, shape: torch.Size, from_encoder: bool) -> Tensor | None:
         """Which of the tokens of a layer's input are real: bool of `shape`, or None where no mask fits.
 
-        `shape` is the input's without its last dimension. A longer mask belongs to a sequence whose first
-        part is in the key-value cache. Inputs with tokens flattened into one dimension are understood.
+        `shape` is the input's without its last dimension. With a key-value cache the mask may be longer: its
+        first part belongs to the cached tokens. Tokens flattened into one dimension are understood.
         """
-        first, second = self.encoder_keep, self.decoder_keep
-        for mask in (first, second) if from_encoder or second is None else (second, first):
-            fitted = _fit(mask, shape)
-            if fitted is not None:
-                return fitted
-        return None
+        mask = self.decoder_keep if self.two_sided and not from_encoder else self.encoder_keep
+        if mask is None:
+            return None
+        if self.is_cached and len(shape) == 2 and mask.shape[1] > shape[1]:
+            mask = mask[:, mask.shape[1] - shape[1] :]
+        if mask.shape == shape:
+            return mask
+        return mask.reshape(-1) if len(shape) == 1 and mask.numel() == shape[0] else None
 
 
 def _as_keep(mask: Any) -> Tensor | None:
     """A 2-d padding mask as bool; anything else (a 4-d additive mask, a dict of masks) says nothing here."""
-    if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.is_floating_point():
-        return None
-    return mask.bool()
+    return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
 
-def _fit(mask: Tensor | None, shape: torch.Size) -> Tensor | None:
-    if mask is None:
-        return None
-    if len(shape) == 2 and mask.shape[0] == shape[0] and mask.shape[1] >= shape[1]:
-        return mask[:, mask.shape[1] - shape[1] :]
-    if len(shape) == 1 and mask.numel() == shape[0]:
-        return mask.reshape(-1)
-    return None
-
-
-class _Open:
-    """Pre-forward hook of the whole model."""
-
-    def __init__(self, context: ForwardContext) -> None:
-        self.context = context
-
-    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs = _named_inputs(model.forward, args, kwargs)
-        self.context.begin(inputs.get("attention_mask"), inputs.get("decoder_attention_mask"))
-
-
-class _Close:
-    """Forward hook of the whole model; runs after an exception too."""
-
-    def __init__(self, context: ForwardContext) -> None:
-        self.context = context
-
-    def __call__(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.context.end()
-
-
-def _named_inputs(
-    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Mapping[str, Any]:
-    if len(args) < 2 or "attention_mask" in kwargs:
-        return kwargs
-    names = [p.name for p in inspect.signature(forward).parameters.values() if p.kind != p.VAR_POSITIONAL]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def attach_context(model: nn.Module) -> ForwardContext:
-    """The context of `model`, with its two hooks; made on the first call, found again on later ones."""
-    for hook in model._forward_pre_hooks.values():
-        if isinstance(hook, _Open):
-            return hook.context
-    context = ForwardContext()
-    model.register_forward_pre_hook(_Open(context), with_kwargs=True)
-    model.register_forward_hook(_Close(context), always_call=True)
-    return context
-
-
-def detach_context(model: nn.Module) -> None:
-    """Take the hooks away again, when the last adapted layer is gone."""
-    for hooks in (model._forward_pre_hooks, model._forward_hooks):
-        for key, hook in list(hooks.items()):
-            if isinstance(hook, (_Open, _Close)):
-                del hooks[key]
-                model._forward_pre_hooks_with_kwargs.pop(key, None)
-                model._forward_hooks_always_called.pop(key, None)
+def _decoder_keep(inputs: Mapping[str, Any]) -> Tensor | None:
+    """The decoder's mask; without one, the positions that have a label, since labels are padded with -100."""
+    mask, labels = _as_keep(inputs.get("decoder_attention_mask")), inputs.get("labels")
+    if mask is None and isinstance(labels, Tensor) and labels.dim() == 2:
+        return labels.ne(-100)
+    return mask

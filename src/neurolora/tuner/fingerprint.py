@@ -48,8 +48,7 @@ def base_fingerprint(model: nn.Module) -> Fingerprint:
 
 def same_base(saved: Fingerprint, model: nn.Module) -> bool:
     """Whether `model` is the base that `saved` was taken from; True where nothing can be compared."""
-    architecture = _architecture(model)
-    if any(architecture[key] != saved["architecture"].get(key) for key in architecture):
+    if _changed(saved, _architecture(model)):
         return False
     weights = dict(_plain_weights(model))
     if _is_quantised(model):
@@ -69,11 +68,7 @@ def base_difference(saved: Fingerprint | None, model: nn.Module) -> str | None:
     if not saved or same_base(saved, model):
         return None
     current = base_fingerprint(model)
-    changed = {
-        key: (saved["architecture"].get(key), value)
-        for key, value in current["architecture"].items()
-        if saved["architecture"].get(key) != value
-    }
+    changed = _changed(saved, current["architecture"])
     detail = f"; they differ in {changed}" if changed else "; same architecture, other weights"
     return f"the adapter was trained on base {saved['digest']}, this base is {current['digest']}{detail}"
 
@@ -98,8 +93,14 @@ def combined_fingerprint(parts: Mapping[str, str]) -> str:
 
 def _architecture(model: nn.Module) -> dict[str, Any]:
     config = getattr(model, "config", None)
-    values = config.to_dict() if hasattr(config, "to_dict") else {}
+    values = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
     return {key: values[key] for key in ARCHITECTURE_KEYS if values.get(key) is not None}
+
+
+def _changed(saved: Fingerprint, architecture: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs, old and new; a key that one side lacks (another transformers) is no difference."""
+    old = saved["architecture"]
+    return {key: (old[key], new) for key, new in architecture.items() if key in old and old[key] != new}
 
 
 def _plain_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -1,6 +1,6 @@
-"""The adapted linear layer: it holds state and calls `core` for the maths.
+"""What an adapted layer holds, and its life cycle; the forward is in `linear.py`.
 
-Room: tuner. Made by `model.py` only. Holds, for each adapter by name: the frozen A (a buffer: the signs of a
+Room: tuner. Holds, for each adapter by name: the frozen A (a buffer: the signs of a
 ternary A as int8, or float32), B and the gate. A gate that is shared lives in the first module of its group
 (the lender); the others hold a reference to that module and no parameters, so that it exists once, in memory,
 in the optimizer and in the file.
@@ -8,44 +8,23 @@ in the optimizer and in the file.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
-from neurolora.core.gate import initial_gate, initial_static_gate, modulation, static_modulation
 from neurolora.core.orthogonality import coactivation_sums
-from neurolora.core.projection import Projection, make_projection, private_generator
-from neurolora.core.routing import active_counts, load_balance_step
-from neurolora.core.update import adapter_update
+from neurolora.core.projection import Projection
+from neurolora.core.routing import active_counts
 from neurolora.errors import UnsupportedOperationError, explain
 from neurolora.tuner.config import NeuroLoraConfig
 from neurolora.tuner.context import ForwardContext, RoutingRecord
+from neurolora.tuner.settings import AdapterSettings, adapter_settings
 
 GATE_PARTS = ("W1", "W2", "gamma", "beta")
-BASE = "__base__"  # PEFT's name for "no adapter" in a mixed batch
-
-
-@dataclass(frozen=True)
-class AdapterSettings:
-    """Plain values of one adapter in one module; the configuration stays outside."""
-
-    r: int
-    top_k: int
-    scaling: float
-    routing: Literal["abs", "signed"]
-    gate: Literal["token", "static", "none"]
-    orthogonality_weight: float
-    load_balance_rate: float
-    train_projection: bool
-    make_projection: Callable[[], Projection]
-    initial_B: Callable[[], Tensor]
-    initial_gate: Callable[[], dict[str, Tensor]]
 
 
 def merge_error(what: str) -> UnsupportedOperationError:
@@ -72,6 +51,9 @@ class NeuroLoraLayer(BaseTunerLayer):
     other_param_names: tuple[str, ...] = (
         "neurolora_A", "neurolora_bias", "projection_scale", "settings", "gate_lender", "records", "pending",
     )  # fmt: skip
+    base_layer: nn.Module
+    neurolora_B: nn.ParameterDict  # noqa: N815 - the paper's names
+    neurolora_A_trained: nn.ParameterDict  # noqa: N815
 
     def __init__(self, base_layer: nn.Module, name: str, context: ForwardContext, from_encoder: bool) -> None:
         self.base_layer = base_layer
@@ -86,7 +68,7 @@ class NeuroLoraLayer(BaseTunerLayer):
         self.settings: dict[str, AdapterSettings] = {}
         self.gate_lender: dict[str, NeuroLoraLayer | None] = {}
         self.records: dict[str, RoutingRecord] = {}
-        self.pending: dict[str, tuple[Tensor, Tensor]] = {}
+        self.pending: dict[str, Tensor] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
@@ -99,40 +81,17 @@ class NeuroLoraLayer(BaseTunerLayer):
 
         `gate_name` keys the gate's start; `lender` is the module whose gate is shared, None for an own gate.
         """
-        self.settings[adapter_name] = self._settings(config, gate_name)
+        self.settings[adapter_name] = adapter_settings(
+            config,
+            in_features=self.in_features,
+            out_features=self.out_features,
+            name=self.name,
+            gate_name=gate_name,
+        )
         self.gate_lender[adapter_name] = lender
         self._fill(adapter_name, lent=_lent_parts(config) if lender is not None else ())
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
-
-    def _settings(self, config: NeuroLoraConfig, gate_name: str) -> AdapterSettings:
-        return AdapterSettings(
-            r=config.r,
-            top_k=config.top_k,
-            scaling=config.scaling,
-            routing=config.routing,
-            gate=config.gate,
-            orthogonality_weight=config.orthogonality_weight,
-            load_balance_rate=config.load_balance_rate,
-            train_projection=config.train_projection,
-            make_projection=_Draw(
-                make_projection,
-                (config.r, self.in_features),
-                {
-                    "kind": config.projection,
-                    "density": config.density,
-                    "scale": config.projection_scale,
-                    "seed": config.projection_seed,
-                    "name": self.name,
-                },
-            ),
-            initial_B=_Draw(
-                initial_up_projection,
-                (self.out_features, config.r),
-                {"init": config.init_weights, "seed": config.init_seed, "name": self.name},
-            ),
-            initial_gate=_gate_start(config, self.in_features, gate_name),
-        )
 
     def _fill(self, adapter_name: str, lent: tuple[str, ...]) -> None:
         settings = self.settings[adapter_name]
@@ -152,24 +111,29 @@ class NeuroLoraLayer(BaseTunerLayer):
     def _move_adapter_to_device_of_base_layer(
         self, adapter_name: str, device: torch.device | None = None
     ) -> None:
-        """As PEFT's, but A and the routing bias keep their bits: PEFT would round them to the base's dtype."""
-        exact = {
-            container: container[adapter_name]
-            for container in (self.neurolora_A, self.neurolora_bias)
-            if adapter_name in container
-        }
+        """As PEFT's, but A and the routing bias keep their bits, which PEFT would round."""
+        exact = self._exact_buffers()
         super()._move_adapter_to_device_of_base_layer(adapter_name, device)
-        for container, value in exact.items():
-            container[adapter_name] = value.to(container[adapter_name].device)
+        _put_back(exact)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """As torch's; an adapter that leaves the meta device is started again, for it had no values there."""
+        """As torch's, with two differences.
+
+        A and the routing bias keep their dtype, so that `model.half()` does not make it another A. And an
+        adapter that leaves the meta device is started again, for it had no values there.
+        """
         was_meta = [name for name, B in self.neurolora_B.items() if B.is_meta]
-        result = super()._apply(fn, recurse)  # type: ignore[misc]
+        exact = self._exact_buffers()
+        result = super()._apply(fn, recurse)
+        _put_back(exact)
         for name in was_meta:
             if not self.neurolora_B[name].is_meta:
                 self._restart(name)
         return result
+
+    def _exact_buffers(self) -> list[tuple[BufferDict, str, Tensor]]:
+        containers = (self.neurolora_A, self.neurolora_bias)
+        return [(container, name, value) for container in containers for name, value in container.items()]
 
     @torch.no_grad()
     def _restart(self, adapter_name: str) -> None:
@@ -203,12 +167,20 @@ class NeuroLoraLayer(BaseTunerLayer):
         lent: Tensor = lender.gate_container(part)[adapter_name]
         return lent.to(self.neurolora_B[adapter_name].device)
 
+    def routing_bias(self, adapter_name: str) -> Tensor | None:
+        """Load balancing's bias of the routing score (r), if the adapter balances."""
+        if adapter_name not in self.neurolora_bias:
+            return None
+        bias: Tensor = self.neurolora_bias[adapter_name]
+        return bias
+
     def projection_matrix(self, adapter_name: str, dtype: torch.dtype) -> Tensor:
         """A (r, d), dense, in `dtype`."""
         if adapter_name in self.neurolora_A_trained:
             trained: Tensor = self.neurolora_A_trained[adapter_name]
             return trained.to(dtype)
-        return self.neurolora_A[adapter_name].to(dtype) * self.projection_scale[adapter_name]
+        frozen: Tensor = self.neurolora_A[adapter_name]
+        return frozen.to(dtype) * self.projection_scale[adapter_name]
 
     def projection(self, adapter_name: str) -> Projection:
         """A as it is stored, for saving and for its fingerprint."""
@@ -220,7 +192,7 @@ class NeuroLoraLayer(BaseTunerLayer):
         """Whether this forward is one whose routing the loss or the balancing needs."""
         settings = self.settings[adapter_name]
         needs = settings.orthogonality_weight > 0 or settings.load_balance_rate > 0
-        trains = self.training and self.neurolora_B[adapter_name].requires_grad  # type: ignore[attr-defined]
+        trains = self.training and self.neurolora_B[adapter_name].requires_grad
         return bool(self.context.is_open and needs and trains)
 
     def record(self, adapter_name: str, mask: Tensor, keep: Tensor | None) -> None:
@@ -232,18 +204,16 @@ class NeuroLoraLayer(BaseTunerLayer):
     def add_to_balance(self) -> None:
         """Add the forward's counts to those of the optimizer step, which may have several forwards."""
         for name, record in self.records.items():
-            if self.settings[name].load_balance_rate > 0:
-                counts, tokens = self.pending.get(name, (0, 0))
-                self.pending[name] = (counts + record.counts, tokens + record.tokens)
+            if name in self.neurolora_bias:
+                counted = torch.cat([record.counts, record.tokens.reshape(1)])
+                self.pending[name] = self.pending[name] + counted if name in self.pending else counted
 
-    def balance(self, adapter_name: str) -> None:
-        """One step of the routing bias from the counts since the last; none were counted, none is made."""
-        if adapter_name not in self.pending:
-            return
-        settings = self.settings[adapter_name]
-        counts, tokens = _sum_over_processes(*self.pending.pop(adapter_name))
-        bias = self.neurolora_bias[adapter_name]
-        bias.copy_(load_balance_step(bias, counts, tokens, settings.top_k, settings.load_balance_rate))
+    def take_pending(self, adapter_name: str) -> Tensor:
+        """Hand over what `add_to_balance` has added up: (r + 1) int64, each rank's count, then the tokens."""
+        if adapter_name in self.pending:
+            return self.pending.pop(adapter_name)
+        nothing = self.settings[adapter_name].r + 1
+        return torch.zeros(nothing, dtype=torch.int64, device=self.neurolora_bias[adapter_name].device)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refused: see `merge_error`."""
@@ -257,132 +227,13 @@ class NeuroLoraLayer(BaseTunerLayer):
         raise merge_error("computing one delta weight for a NeuroLoRA adapter")
 
 
-class NeuroLoraLinear(nn.Module, NeuroLoraLayer):
-    """A linear layer (or anything that acts as one, quantised or transposed) with routed adapters beside it."""
-
-    def __init__(
-        self, base_layer: nn.Module, adapter_name: str, name: str, context: ForwardContext, from_encoder: bool
-    ) -> None:
-        nn.Module.__init__(self)
-        NeuroLoraLayer.__init__(self, base_layer, name, context, from_encoder)
-        self._active_adapter = adapter_name
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """W0 x + the sum of the active adapters' updates (Eq. 1); x (..., d) -> (..., o)."""
-        adapter_names = kwargs.pop("adapter_names", None)
-        result: Tensor = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters:
-            return result
-        if adapter_names is not None:
-            return self._mixed(x, result, adapter_names)
-        for adapter in self.active_adapters:
-            if adapter in self.neurolora_B:
-                result = result + self.update(x, adapter).to(result.dtype)
-        return result
-
-    def update(self, x: Tensor, adapter: str) -> Tensor:
-        """dy (..., o) of one adapter (Eqs. 2-6), in the adapter's dtype (under autocast: autocast's)."""
-        settings = self.settings[adapter]
-        B = self.neurolora_B[adapter]
-        x = self._cast_input_dtype(x, B.dtype)
-        m = self.modulation(x, adapter)
-        dy, mask = adapter_update(
-            x,
-            self.projection_matrix(adapter, B.dtype),
-            B,
-            modulation=m,
-            top_k=settings.top_k,
-            scaling=settings.scaling,
-            routing=settings.routing,
-            bias=self.neurolora_bias[adapter] if adapter in self.neurolora_bias else None,
-        )
-        self._note(adapter, mask, m)
-        return dy
-
-    def modulation(self, x: Tensor, adapter: str) -> Tensor | None:
-        """The gate's m (Eq. 3) for the gate's input; here the token itself (docs/method.md, context)."""
-        kind = self.settings[adapter].gate
-        if kind == "none":
-            return None
-        if kind == "static":
-            return static_modulation(self.gate_parameter("gamma", adapter))
-        return modulation(x, *(self.gate_parameter(part, adapter) for part in GATE_PARTS))
-
-    def _note(self, adapter: str, mask: Tensor, m: Tensor | None) -> None:
-        recording, observer = self.is_recording(adapter), self.context.observer
-        if not recording and observer is None:
-            return
-        keep = self.context.keep(mask.shape[:-1], self.from_encoder)
-        if recording:
-            self.record(adapter, mask, keep)
-        if observer is not None:
-            observer.observe(self, adapter, mask, m, keep)
-
-    def _mixed(self, x: Tensor, result: Tensor, adapter_names: list[str]) -> Tensor:
-        """A batch whose rows belong to different adapters: PEFT's `adapter_names`, one name for each row."""
-        if len(adapter_names) != len(x):
-            raise ValueError(
-                f"Length of `adapter_names` should be the same as the number of inputs, but got "
-                f"{len(adapter_names)} and {len(x)} respectively."
-            )
-        result = result.clone()
-        for adapter in dict.fromkeys(adapter_names):
-            if adapter == BASE or adapter not in self.neurolora_B:
-                continue
-            rows = torch.tensor([i for i, name in enumerate(adapter_names) if name == adapter], device=x.device)
-            result.index_add_(0, rows, self.update(x[rows], adapter).to(result.dtype))
-        return result
-
-    def __repr__(self) -> str:
-        return "neurolora." + super().__repr__()
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """A call kept for later, comparable and picklable, where a lambda is neither."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __call__(self) -> Any:
-        return self.function(*self.args, **self.kwargs)
-
-
-def initial_up_projection(
-    out_features: int, r: int, *, init: bool | Literal["gaussian"], seed: int, name: str
-) -> Tensor:
-    """B's start (o, r), float32 on the CPU: zeros (True), Kaiming uniform (False) or N(0, 1/o) ("gaussian")."""
-    generator = private_generator("B", int(seed), name, out_features, r)
-    if init is True:
-        return torch.tensor(0.0, dtype=torch.float32, device="cpu").repeat(out_features, r)
-    if init == "gaussian":
-        normal = torch.randn(out_features, r, generator=generator, dtype=torch.float32, device="cpu")
-        return normal / math.sqrt(out_features)
-    uniform = torch.rand(out_features, r, generator=generator, dtype=torch.float32, device="cpu")
-    return (2.0 * uniform - 1.0) / math.sqrt(r)
-
-
-def _gate_start(config: NeuroLoraConfig, in_features: int, name: str) -> _Draw:
-    if config.gate == "none":
-        return _Draw(dict, (), {})
-    if config.gate == "static":
-        return _Draw(initial_static_gate, (config.r,), {})
-    return _Draw(
-        initial_gate,
-        (config.gate_dim, in_features, config.r),
-        {"init": config.gate_init, "seed": config.init_seed, "name": name},
-    )
-
-
 def _lent_parts(config: NeuroLoraConfig) -> tuple[str, ...]:
     """Which parts of the gate a group shares: W1 where the input is shared, else the whole gate."""
     return ("W1",) if config.gate_sharing == "input" else GATE_PARTS
 
 
-def _sum_over_processes(counts: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        counts, tokens = counts.clone(), tokens.clone()
-        torch.distributed.all_reduce(counts)
-        torch.distributed.all_reduce(tokens)
-    return counts, tokens
+def _put_back(exact: list[tuple[BufferDict, str, Tensor]]) -> None:
+    """Undo a change of dtype, from the values before it; a change of device stays."""
+    for container, name, value in exact:
+        if container[name].dtype != value.dtype and not value.is_meta:
+            container[name] = value.to(container[name].device)

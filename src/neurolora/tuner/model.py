@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _get_in_out_features
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from neurolora.errors import ConfigError, TargetError, explain
-from neurolora.tuner.auxiliary import adapter_layers, auxiliary_share, context_of, get_auxiliary_loss
+from neurolora.errors import ConfigError, NeuroLoraError, TargetError, explain
+from neurolora.tuner.auxiliary import adapter_layers
 from neurolora.tuner.config import NeuroLoraConfig
-from neurolora.tuner.context import attach_context, detach_context
-from neurolora.tuner.layer import BASE, NeuroLoraLayer, NeuroLoraLinear, merge_error
+from neurolora.tuner.hooks import attach_context, detach_context
+from neurolora.tuner.layer import NeuroLoraLayer, merge_error
+from neurolora.tuner.linear import BASE, NeuroLoraLinear
 from neurolora.tuner.naming import ATTENTION_MODULES, canonical_name, gate_group, reads_encoder
 from neurolora.tuner.registration import PREFIX
 from neurolora.tuner.state import pack_state, unpack_state
@@ -40,50 +43,44 @@ class NeuroLoraModel(BaseTuner):
         for name, targets in ATTENTION_MODULES.items()
     }
 
-    def forward(self, *args: Any, auxiliary_scale: Tensor | float | None = None, **kwargs: Any) -> Any:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._first_of_group: dict[tuple[str, tuple[object, ...]], NeuroLoraLayer] = {}
+        super().__init__(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base model's forward; in training, with labels, the loss has lambda * L_orth added (Eq. 8).
 
-        `auxiliary_scale` multiplies the added term. By default it is the micro-batch's share of the optimizer
-        step where `num_items_in_batch` tells it, else 1, so that accumulation does not change its weight.
+        `auxiliary_scale`, an extra keyword, multiplies the added term. By default it is the micro-batch's
+        share of the optimizer step where `num_items_in_batch` tells it, else 1, so that accumulation does not
+        change its weight.
         """
-        outputs = self.model(*args, **kwargs)
-        context = context_of(self.model)
-        task_loss = _loss_of(outputs, kwargs)
-        if context is None or task_loss is None:
-            return outputs
-        context.task_loss, context.orthogonality_loss = task_loss.detach(), None
-        if not any(layer.records for layer in context.layers):
-            return outputs
-        auxiliary = get_auxiliary_loss(self.model)
-        context.orthogonality_loss = auxiliary.detach()
-        if auxiliary_scale is None:
-            auxiliary_scale = auxiliary_share(kwargs, self._shifts_labels())
-        return _with_loss(outputs, task_loss + (auxiliary * auxiliary_scale).to(task_loss))
+        with self._adding_the_loss():
+            return self.model(*args, **kwargs)
 
-    def _shifts_labels(self) -> bool:
-        """Whether the model's loss leaves out the first label, as those of decoders do."""
-        config = getattr(self.model, "config", None)
-        loss_type = getattr(self.model, "loss_type", None)
-        return loss_type == "ForCausalLM" and not getattr(config, "is_encoder_decoder", False)
+    @contextlib.contextmanager
+    def _adding_the_loss(self) -> Iterator[None]:
+        """Inside, a forward of the base model is a wrapper's, and its loss gets the auxiliary loss."""
+        context = attach_context(self.model)
+        before, context.adds_loss = context.adds_loss, True
+        try:
+            yield
+        finally:
+            context.adds_loss = before
 
-    def _check_new_adapter_config(self, config: Any) -> None:
-        super()._check_new_adapter_config(config)
-        name = next(key for key, value in self.peft_config.items() if value is config)
-        paths = [path for path, _ in self.model.named_modules()]
-        taken = {segment for path in paths for segment in path.split(".")} - self._adapter_segments(name)
-        if not name or "." in name or name == BASE or name in taken or name in PREFIX:
-            raise ConfigError(
-                explain(
-                    f"naming an adapter {name!r}",
-                    "the name is empty, holds a dot, or is part of the names in the model's state, "
-                    "so that saving could not tell them apart",
-                    "Choose another adapter name, such as 'default' or the task's name",
-                )
-            )
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """As PEFT's, with a check of the adapter's name before, and errors of our kinds.
 
-    def _adapter_segments(self, name: str) -> set[str]:
-        """Path segments that are there only because an adapter of that name was, which is no clash."""
-        return {name} if any(name in layer.settings for _, layer in adapter_layers(self.model)) else set()
+        Raises:
+            ConfigError: the adapter's name cannot be told apart from names in the model's state.
+            TargetError: no module matches, or a module of an unsupported kind does.
+        """
+        _refuse_name(adapter_name, model)
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except ValueError as error:
+            if isinstance(error, NeuroLoraError):
+                raise
+            raise TargetError(explain("choosing the modules to adapt", str(error), _offer(model))) from error
 
     def _create_and_replace(
         self,
@@ -95,7 +92,9 @@ class NeuroLoraModel(BaseTuner):
         current_key: str,
         **optional_kwargs: Any,
     ) -> None:
-        layer = target if isinstance(target, NeuroLoraLayer) else self._wrap(adapter_name, target, current_key)
+        layer = (
+            target if isinstance(target, NeuroLoraLayer) else self._wrap(adapter_name, target, current_key)
+        )
         group = gate_group(current_key, layer.in_features, peft_config.gate_sharing)
         lender = self._lender(group, layer, adapter_name, peft_config)
         own_start = peft_config.gate_sharing in ("module", "input")
@@ -108,7 +107,6 @@ class NeuroLoraModel(BaseTuner):
             self._replace_module(parent, target_name, layer, target)
 
     def _wrap(self, adapter_name: str, target: nn.Module, current_key: str) -> NeuroLoraLinear:
-        _refuse_unsupported(target, current_key)
         name = canonical_name(current_key, getattr(self.model, "base_model_prefix", ""))
         context = attach_context(self.model)
         return NeuroLoraLinear(target, adapter_name, name, context, from_encoder=reads_encoder(current_key))
@@ -117,14 +115,15 @@ class NeuroLoraModel(BaseTuner):
         self, group: tuple[object, ...], layer: NeuroLoraLayer, adapter: str, config: NeuroLoraConfig
     ) -> NeuroLoraLayer | None:
         """The module whose gate this one shares: the first of its group, in the model's order."""
-        if config.gate != "token" and (config.gate == "none" or config.gate_sharing == "input"):
+        if config.gate_sharing == "module" or config.gate == "none":
             return None
-        for path, other in adapter_layers(self.model):
-            if other is layer or adapter not in other.settings or other.gate_lender[adapter] is not None:
-                continue
-            if gate_group(path, other.in_features, config.gate_sharing) == group:
-                return other
-        return None
+        if config.gate == "static" and config.gate_sharing == "input":
+            return None  # a static gate reads no input
+        first = self._first_of_group.setdefault((adapter, group), layer)
+        if first is layer or adapter not in first.settings:  # or that one's adapter was deleted
+            self._first_of_group[(adapter, group)] = layer
+            return None
+        return first
 
     def _check_merge_allowed(self) -> None:
         raise merge_error("merging a NeuroLoRA adapter into the base model")
@@ -135,37 +134,39 @@ class NeuroLoraModel(BaseTuner):
 
     def unload(self) -> torch.nn.Module:
         """Give the base model back, without adapters and without the tuner's hooks."""
-        model = super().unload()
+        model: nn.Module = super().unload()
         detach_context(model)
         return model
 
     @contextlib.contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Hand PEFT's `adapter_names` (one for each row of the batch) to the adapted layers."""
+        """Around every forward of a `PeftModel`: hand its `adapter_names`, if any, to the adapted layers."""
         names = kwargs.get("adapter_names")
-        if names is None:
-            yield
-            return
-        names = self._checked_adapter_names(names, kwargs.get("num_beams"))
-        hook = partial(_add_adapter_names, adapter_names=names)
-        handles = [
-            layer.register_forward_pre_hook(hook, with_kwargs=True)  # type: ignore[attr-defined]
-            for _, layer in adapter_layers(self.model)
-        ]
-        handles += self._hooks_of_wrappers(hook)
+        handles = [] if names is None else self._hook_names(names, kwargs.get("num_beams"))
         try:
-            yield
+            with self._adding_the_loss():
+                yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _hooks_of_wrappers(self, hook: Any) -> list[Any]:
-        from peft.utils.other import AuxiliaryTrainingWrapper
+    def _hook_names(self, names: Sequence[str], num_beams: Any) -> list[Any]:
+        """Hooks that pass the names on; beam search repeats each row, but not in an encoder."""
+        self._check_adapter_names(names)
+        beams = num_beams if isinstance(num_beams, int) else 1
+        repeated = [name for name in names for _ in range(beams)]
+        encoder = self.model.get_encoder() if hasattr(self.model, "get_encoder") else self.model
+        in_encoder = set() if encoder is self.model else set(encoder.modules())
+        return [
+            module.register_forward_pre_hook(
+                partial(_add_adapter_names, adapter_names=list(names) if module in in_encoder else repeated),
+                with_kwargs=True,
+            )
+            for module in self.model.modules()
+            if isinstance(module, (NeuroLoraLayer, AuxiliaryTrainingWrapper))
+        ]
 
-        wrappers = (m for m in self.model.modules() if isinstance(m, AuxiliaryTrainingWrapper))
-        return [wrapper.register_forward_pre_hook(hook, with_kwargs=True) for wrapper in wrappers]
-
-    def _checked_adapter_names(self, names: Sequence[str], num_beams: Any) -> list[str]:
+    def _check_adapter_names(self, names: Sequence[str]) -> None:
         if self.training:
             raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
         unknown = set(names) - {BASE} - set(self.peft_config)
@@ -174,8 +175,6 @@ class NeuroLoraModel(BaseTuner):
                 f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}; "
                 f"this model has {', '.join(sorted(self.peft_config))}"
             )
-        beams = num_beams if isinstance(num_beams, int) else 1
-        return [name for name in names for _ in range(beams)]
 
     @classmethod
     def _get_adapter_state_dict(
@@ -208,32 +207,42 @@ def _add_adapter_names(
     return args, {**kwargs, "adapter_names": adapter_names}
 
 
-def _refuse_unsupported(target: nn.Module, path: str) -> None:
+def _refuse_name(name: str, model: nn.Module) -> None:
+    """Refuse names that PEFT could not tell apart from the rest of a key when it saves."""
+    taken = {segment for path, _ in model.named_modules() for segment in path.split(".")}
+    if any(name in layer.settings for _, layer in adapter_layers(model)):
+        taken.discard(name)  # it is in the paths because an adapter of that name is, which is no clash
+    if not name or "." in name or name == BASE or name in taken or name.startswith(PREFIX.rstrip("_")):
+        raise ConfigError(
+            explain(
+                f"naming an adapter {name!r}",
+                "the name is empty, holds a dot, or is part of the names in the model's state, "
+                "so that saving could not tell them apart",
+                "Choose another adapter name, such as 'default' or the task's name",
+            )
+        )
+
+
+def _refuse_unsupported(target: nn.Module, parent: nn.Module, path: str) -> None:
     base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-    fits = not isinstance(base, UNSUPPORTED)
-    if fits and _get_in_out_features(base) != (None, None):
+    found = f"it is a {type(base).__name__}"
+    if isinstance(parent, nn.MultiheadAttention):
+        found = "nn.MultiheadAttention uses its weight without calling it"
+    elif not isinstance(base, UNSUPPORTED) and _get_in_out_features(base) != (None, None):
         return
     raise TargetError(
         explain(
             f"adapting the module {path!r}",
-            f"it is a {type(base).__name__}, and NeuroLoRA adapts linear layers (nn.Linear and its subclasses, "
-            "Conv1D, quantised linear layers)",
+            f"{found}, and NeuroLoRA adapts linear layers (nn.Linear and its subclasses, Conv1D, quantised "
+            "linear layers)",
             "Choose other target_modules, or name this one in exclude_modules",
         )
     )
 
 
-def _loss_of(outputs: Any, kwargs: dict[str, Any]) -> Tensor | None:
-    """The loss in a model's outputs: an attribute, or the first of a tuple when labels were given."""
-    if isinstance(outputs, tuple):
-        first = outputs[0] if outputs and kwargs.get("labels") is not None else None
-        return first if isinstance(first, Tensor) and first.dim() == 0 else None
-    loss = getattr(outputs, "loss", None)
-    return loss if isinstance(loss, Tensor) else None
-
-
-def _with_loss(outputs: Any, loss: Tensor) -> Any:
-    if isinstance(outputs, tuple):
-        return (loss, *outputs[1:])
-    outputs.loss = loss
-    return outputs
+def _offer(model: nn.Module) -> str:
+    """The names that a user could have meant."""
+    linear = {
+        path.rpartition(".")[2] for path, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D))
+    }
+    return f"Linear layers of this model end in: {', '.join(sorted(linear)[:12]) or '(there are none)'}"

@@ -23,7 +23,9 @@ SAME_INPUT: tuple[tuple[str, ...], ...] = (
     ("wi_0", "wi_1"),
 )
 QUERIES = frozenset(names[0] for names in SAME_INPUT[:6])
-CROSS_ATTENTION = re.compile(r"(^|\.)(encoder_attn|EncDecAttention|crossattention|cross_attn|cross_attention)(\.|$)")
+CROSS_ATTENTION = re.compile(
+    r"(^|\.)(encoder_attn|EncDecAttention|crossattention|cross_attn|cross_attention)(\.|$)"
+)
 
 _LLAMA_LIKE = ("q_proj", "k_proj", "v_proj", "o_proj")
 _BERT_LIKE = ("query", "key", "value", "attention.output.dense")
@@ -69,7 +71,9 @@ def canonical_name(path: str, base_model_prefix: str = "") -> str:
     `layers.0.self_attn.q_proj` all give the last of them. `base_model_prefix` is the name under which a
     transformers head keeps its body (`model`, `bert`, `transformer`).
     """
-    parts = [part for part in path.split(".") if part not in ("_orig_mod", "_fsdp_wrapped_module", "base_layer")]
+    parts = [
+        part for part in path.split(".") if part not in ("_orig_mod", "_fsdp_wrapped_module", "base_layer")
+    ]
     wrappers = {*WRAPPERS, base_model_prefix}
     while len(parts) > 1 and parts[0] in wrappers:
         parts = parts[1:]
@@ -94,9 +98,8 @@ def gate_group(name: str, in_features: int, sharing: str) -> tuple[object, ...]:
 
 def _reads(parent: str, last: str) -> tuple[str, ...]:
     """The tensor that a projection reads, named by the siblings that read it too."""
-    if CROSS_ATTENTION.search(parent + "."):
-        if last in QUERIES:  # reads the decoder, while key and value read the encoder
-            return (last,)
+    if last in QUERIES and CROSS_ATTENTION.search(parent):
+        return (last,)  # reads the decoder, while key and value read the encoder
     return next((family for family in SAME_INPUT if last in family), (last,))
 
 

@@ -48,7 +48,11 @@ def register(config_class: type, model_class: type) -> None:
         return
     try:
         register_peft_method(
-            name=NAME, config_cls=config_class, model_cls=model_class, prefix=PREFIX, is_mixed_compatible=False
+            name=NAME,
+            config_cls=config_class,
+            model_cls=model_class,
+            prefix=PREFIX,
+            is_mixed_compatible=False,
         )
     except (KeyError, ValueError, TypeError) as error:
         import peft

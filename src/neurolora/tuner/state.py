@@ -2,8 +2,8 @@
 
 Room: tuner. Called by `model.py` from the two hooks that PEFT has for this. In the file, for each module:
 `neurolora_B` (o, r), `neurolora_gate_*` (a shared gate once), `neurolora_A` (uint8, a ternary A at two bits
-an entry; float32 otherwise; absent with `save_projection=False`), `neurolora_A_scale` (float64) and
-`neurolora_A_fingerprint` (32 bytes).
+an entry; float32 otherwise, a trained A too; absent with `save_projection=False`), `neurolora_A_scale`
+(float64) and `neurolora_A_fingerprint` (32 bytes).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import warnings
 from importlib.metadata import version
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,8 @@ from neurolora.tuner.fingerprint import base_difference, base_fingerprint, combi
 from neurolora.tuner.layer import NeuroLoraLayer
 
 A, SCALE, FINGERPRINT = "neurolora_A", "neurolora_A_scale", "neurolora_A_fingerprint"
+FINGERPRINT_BYTES = 32
+TRAINED_A = "neurolora_A_trained"  # where the layer keeps an A that is a parameter; in the file it is `A`
 PEFT_PREFIX = "base_model.model."
 State = dict[str, Tensor]
 
@@ -40,7 +41,8 @@ def pack_state(model: nn.Module, config: NeuroLoraConfig, adapter: str, state: S
     state = dict(state)
     parts = {}
     for path, layer in _layers_with(model, adapter):
-        projection = _projection_of(layer, adapter, state.pop(_key(path, A, adapter), None))
+        own = TRAINED_A if layer.settings[adapter].train_projection else A
+        projection = _projection_of(layer, adapter, state.pop(_key(path, own, adapter), None))
         parts[layer.name] = fingerprint(projection)
         state.update(_projection_entries(path, layer, adapter, projection, config.save_projection))
     _refuse_empty(state, "saving the adapter", "Gather sharded weights before saving (ZeRO-3, FSDP)")
@@ -61,10 +63,10 @@ def _projection_entries(
 ) -> State:
     own = fingerprint(projection)
     entries = {_key(path, FINGERPRINT, adapter): torch.tensor(list(bytes.fromhex(own)), dtype=torch.uint8)}
-    if layer.settings[adapter].train_projection:
-        return entries
     if save_projection:
-        packed = pack_ternary(projection.values) if projection.values.dtype == torch.int8 else projection.values
+        packed = (
+            pack_ternary(projection.values) if projection.values.dtype == torch.int8 else projection.values
+        )
         entries[_key(path, A, adapter)] = packed
         entries[_key(path, SCALE, adapter)] = torch.tensor(projection.scale, dtype=torch.float64)
         return entries
@@ -83,6 +85,9 @@ def _projection_entries(
 def unpack_state(model: nn.Module, config: NeuroLoraConfig, adapter: str, state: State) -> State:
     """What a file's tensors are to the model: A unpacked and checked, everything there, nothing left over.
 
+    A state that is only a part is refused, whatever PEFT was told of mismatched sizes: an adapter with the A
+    of one file and the B of another computes something that nobody trained.
+
     Raises:
         FingerprintMismatchError: A is not what the file says it is, or not what the seed gives.
         AdapterError: missing, unknown, empty or misshapen tensors, each named.
@@ -91,11 +96,17 @@ def unpack_state(model: nn.Module, config: NeuroLoraConfig, adapter: str, state:
     _refuse_empty(state, "loading the adapter", "Save the adapter again from gathered weights")
     problems: list[str] = []
     consumed: set[str] = set()
+    paths_in_file = {key.rpartition(".neurolora_")[0] for key in state}
     for path, layer in _layers_with(model, adapter):
-        _take_projection(path, layer, adapter, state, problems, consumed)
-        problems += _shape_problems(path, layer, adapter, state, consumed)
-    strangers = [key for key in state if ".neurolora_" in key and key not in consumed]
-    problems += [f"{key} belongs to no adapted module{_nearest(key, consumed)}" for key in strangers]
+        prefix = _file_prefix(path, paths_in_file)
+        own = _own_tensors(layer, adapter)
+        problem = _take_projection(prefix, layer, adapter, state)
+        if problem:
+            problems.append(problem)
+            own.pop(TRAINED_A if TRAINED_A in own else A)
+        problems += _shape_problems(prefix, own, state)
+        consumed |= {f"{prefix}.{name}" for name in (*own, A)}
+    problems += _strangers(model, state, consumed)
     if problems:
         shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
         raise AdapterError(
@@ -109,44 +120,52 @@ def unpack_state(model: nn.Module, config: NeuroLoraConfig, adapter: str, state:
     return state
 
 
-def _take_projection(
-    path: str, layer: NeuroLoraLayer, adapter: str, state: State, problems: list[str], consumed: set[str]
-) -> None:
-    prefix = _file_prefix(path, state)
+def _take_projection(prefix: str, layer: NeuroLoraLayer, adapter: str, state: State) -> str | None:
+    """Put A into `state` as the layer keeps it, from the file or the seed; a problem in words, if any."""
+    key = f"{prefix}.{A}"
     recorded = state.pop(f"{prefix}.{FINGERPRINT}", None)
     scale = state.pop(f"{prefix}.{SCALE}", None)
-    if layer.settings[adapter].train_projection:
-        return
-    key = f"{prefix}.{A}"
-    consumed.add(key)
     stored = state.pop(key, None)
-    if stored is None and recorded is None:
-        problems.append(f"{key} is missing, and so is its fingerprint")
-        return
+    if recorded is None or recorded.numel() != FINGERPRINT_BYTES:
+        return f"{prefix}.{FINGERPRINT} is missing, or not of {FINGERPRINT_BYTES} bytes"
     if stored is None:
+        if layer.settings[adapter].train_projection:
+            return f"{key} is missing"
         projection = layer.settings[adapter].make_projection()
         origin = f"seed and name {layer.name!r} give"
     else:
-        if scale is None:
-            problems.append(f"{prefix}.{SCALE} is missing")
-            return
-        problem = _projection_shape_problem(key, stored, layer, adapter)
-        if problem:
-            problems.append(problem)
-            return
+        problem = _projection_problem(key, stored, scale, layer, adapter)
+        if problem or scale is None:
+            return problem
         projection = _unpacked(stored, float(scale), layer)
         origin = "file holds"
     _check_fingerprint(layer, projection, recorded, origin)
-    layer.projection_scale[adapter] = projection.scale
-    state[key] = projection.values
+    if layer.settings[adapter].train_projection:
+        state[f"{prefix}.{TRAINED_A}"] = projection.values
+    else:
+        layer.projection_scale[adapter] = projection.scale
+        state[key] = projection.values
+    return None
 
 
-def _projection_shape_problem(key: str, stored: Tensor, layer: NeuroLoraLayer, adapter: str) -> str | None:
-    columns = -(-layer.in_features // 4) if stored.dtype == torch.uint8 else layer.in_features
-    wanted = (layer.settings[adapter].r, columns)
-    if tuple(stored.shape) == wanted:
-        return None
-    return f"{key} has shape {tuple(stored.shape)}, this model needs {wanted}"
+def _projection_problem(
+    key: str, stored: Tensor, scale: Tensor | None, layer: NeuroLoraLayer, adapter: str
+) -> str | None:
+    if scale is None or scale.numel() != 1:
+        return f"{key.removesuffix(A)}{SCALE} is missing, or not one number"
+    is_packed = stored.dtype == torch.uint8
+    wanted = (layer.settings[adapter].r, -(-layer.in_features // 4) if is_packed else layer.in_features)
+    if tuple(stored.shape) != wanted:
+        return f"{key} has shape {tuple(stored.shape)}, this model needs {wanted}"
+    own = layer.neurolora_A[adapter].dtype if adapter in layer.neurolora_A else torch.float32
+    if is_packed != (own == torch.int8):
+        return f"{key} is {stored.dtype}, which is not how projection={_kind_kept_as(own)!r} is stored"
+    return None
+
+
+def _kind_kept_as(dtype: torch.dtype) -> str:
+    """Which `projection` a layer keeps in this dtype."""
+    return "ternary" if dtype == torch.int8 else "gaussian"
 
 
 def _unpacked(stored: Tensor, scale: float, layer: NeuroLoraLayer) -> Projection:
@@ -169,18 +188,16 @@ def _check_fingerprint(
         )
 
 
-def _shape_problems(
-    path: str, layer: NeuroLoraLayer, adapter: str, state: State, consumed: set[str]
-) -> list[str]:
+def _own_tensors(layer: NeuroLoraLayer, adapter: str) -> dict[str, Tensor]:
+    """The tensors of an adapter that one module holds, by the name of their container."""
+    names = (A, "neurolora_bias", *layer.adapter_layer_names)
+    return {name: getattr(layer, name)[adapter] for name in names if adapter in getattr(layer, name)}
+
+
+def _shape_problems(prefix: str, own: State, state: State) -> list[str]:
     problems = []
-    prefix = _file_prefix(path, state)
-    for name in (*layer.adapter_layer_names, "neurolora_bias"):
-        container: Any = getattr(layer, name)
-        if adapter not in container:
-            continue
-        key = f"{prefix}.{name}"
-        consumed.add(key)
-        wanted = tuple(container[adapter].shape)
+    for name, tensor in own.items():
+        key, wanted = f"{prefix}.{name}", tuple(tensor.shape)
         if key not in state:
             problems.append(f"{key} is missing")
         elif tuple(state[key].shape) != wanted:
@@ -188,11 +205,28 @@ def _shape_problems(
     return problems
 
 
-def _file_prefix(path: str, state: State) -> str:
-    """The module's path as the file has it; PEFT's prefix is there, whether the model has a wrapper or not."""
-    wrapped = path if path.startswith(PEFT_PREFIX) else PEFT_PREFIX + path
+def _strangers(model: nn.Module, state: State, consumed: set[str]) -> list[str]:
+    """Tensors that belong to nothing: not to an adapted module, nor to one that is saved in full."""
+    rest = [key for key in state if key not in consumed]
+    known = _names_of_tensors(model) if rest else set()
+    strange = [key for key in rest if key.removeprefix(PEFT_PREFIX) not in known]
+    return [f"{key} belongs to no module of this model{_nearest(key, consumed)}" for key in strange]
+
+
+def _names_of_tensors(model: nn.Module) -> set[str]:
+    tensors = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    return {_in_file(name).removeprefix(PEFT_PREFIX) for group in tensors for name, _ in group}
+
+
+def _in_file(path: str) -> str:
+    """A path without the segments that FSDP adds, which are not in its state dict either."""
+    return ".".join(part for part in path.split(".") if part != "_fsdp_wrapped_module")
+
+
+def _file_prefix(path: str, paths_in_file: set[str]) -> str:
+    """The module's path as the file has it: as a rule with PEFT's prefix, wrapper or not."""
     bare = path.removeprefix(PEFT_PREFIX)
-    return bare if any(key.startswith(f"{bare}.neurolora_") for key in state) else wrapped
+    return bare if bare in paths_in_file else PEFT_PREFIX + bare
 
 
 def _warn_of_other_base(model: nn.Module, config: NeuroLoraConfig) -> None:
@@ -213,7 +247,7 @@ def _nearest(key: str, known: set[str]) -> str:
 
 
 def _base(model: nn.Module) -> nn.Module:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,no-any-return]
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def _key(path: str, name: str, adapter: str) -> str:
@@ -221,4 +255,4 @@ def _key(path: str, name: str, adapter: str) -> str:
 
 
 def _layers_with(model: nn.Module, adapter: str) -> list[tuple[str, NeuroLoraLayer]]:
-    return [(path, layer) for path, layer in adapter_layers(model) if adapter in layer.neurolora_B]
+    return [(_in_file(path), layer) for path, layer in adapter_layers(model) if adapter in layer.neurolora_B]

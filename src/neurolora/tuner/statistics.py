@@ -26,7 +26,12 @@ class RoutingStatistics:
         self._layers: dict[tuple[str, str], NeuroLoraLayer] = {}
 
     def observe(
-        self, layer: NeuroLoraLayer, adapter: str, mask: Tensor, modulation: Tensor | None, keep: Tensor | None
+        self,
+        layer: NeuroLoraLayer,
+        adapter: str,
+        mask: Tensor,
+        modulation: Tensor | None,
+        keep: Tensor | None,
     ) -> None:
         """Add one module's routing in one forward (called by the layer)."""
         counts, tokens = active_counts(mask, keep)

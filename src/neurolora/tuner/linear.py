@@ -1,0 +1,101 @@
+"""The adapted linear layer's forward: it calls `core` for the maths.
+
+Room: tuner. Made by `model.py` only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neurolora.core.gate import modulation, static_modulation
+from neurolora.core.update import adapter_update
+from neurolora.tuner.context import ForwardContext
+from neurolora.tuner.layer import GATE_PARTS, NeuroLoraLayer
+
+BASE = "__base__"  # PEFT's name for "no adapter" in a mixed batch
+
+
+class NeuroLoraLinear(nn.Module, NeuroLoraLayer):
+    """A linear layer, or anything that acts as one (quantised, transposed), with routed adapters."""
+
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, name: str, context: ForwardContext, from_encoder: bool
+    ) -> None:
+        nn.Module.__init__(self)
+        NeuroLoraLayer.__init__(self, base_layer, name, context, from_encoder)
+        self._active_adapter = adapter_name
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """W0 x + the sum of the active adapters' updates (Eq. 1); x (..., d) -> (..., o)."""
+        adapter_names = kwargs.pop("adapter_names", None)
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters:
+            return result
+        if adapter_names is not None:
+            return self._mixed(x, result, adapter_names)
+        active: list[str] = self.active_adapters  # type: ignore[assignment]
+        for adapter in active:
+            if adapter in self.neurolora_B:
+                result = result + self.update(x, adapter).to(result.dtype)
+        return result
+
+    def update(self, x: Tensor, adapter: str) -> Tensor:
+        """dy (..., o) of one adapter (Eqs. 2-6), in the adapter's dtype (under autocast: autocast's)."""
+        settings = self.settings[adapter]
+        B = self.neurolora_B[adapter]
+        x = self._cast_input_dtype(x, B.dtype)  # type: ignore[operator]
+        m = self.modulation(x, adapter)
+        dy, mask = adapter_update(
+            x,
+            self.projection_matrix(adapter, B.dtype),
+            B,
+            modulation=m,
+            top_k=settings.top_k,
+            scaling=settings.scaling,
+            routing=settings.routing,
+            bias=self.routing_bias(adapter),
+        )
+        self._note(adapter, mask, m)
+        return dy
+
+    def modulation(self, x: Tensor, adapter: str) -> Tensor | None:
+        """The gate's m (Eq. 3) for the gate's input; here the token itself (docs/method.md, context)."""
+        kind = self.settings[adapter].gate
+        if kind == "none":
+            return None
+        if kind == "static":
+            return static_modulation(self.gate_parameter("gamma", adapter))
+        return modulation(x, *(self.gate_parameter(part, adapter) for part in GATE_PARTS))
+
+    def _note(self, adapter: str, mask: Tensor, m: Tensor | None) -> None:
+        recording, observer = self.is_recording(adapter), self.context.observer
+        if not self.context.is_open or not (recording or observer):
+            return  # a forward that runs again for activation checkpointing counts for nothing
+        keep = self.context.keep(mask.shape[:-1], self.from_encoder)
+        if recording:
+            self.record(adapter, mask, keep)
+        if observer is not None:
+            observer.observe(self, adapter, mask, m, keep)
+
+    def _mixed(self, x: Tensor, result: Tensor, adapter_names: list[str]) -> Tensor:
+        """A batch whose rows belong to different adapters: PEFT's `adapter_names`, one name for each row."""
+        if len(adapter_names) != len(x):
+            raise ValueError(
+                f"Length of `adapter_names` should be the same as the number of inputs, but got "
+                f"{len(adapter_names)} and {len(x)} respectively."
+            )
+        result = result.clone()
+        for adapter in dict.fromkeys(adapter_names):
+            if adapter == BASE or adapter not in self.neurolora_B:
+                continue
+            rows = torch.tensor(
+                [i for i, name in enumerate(adapter_names) if name == adapter], device=x.device
+            )
+            result.index_add_(0, rows, self.update(x[rows], adapter).to(result.dtype))
+        return result
+
+    def __repr__(self) -> str:
+        return "neurolora." + super().__repr__()

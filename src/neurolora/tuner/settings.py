@@ -1,0 +1,101 @@
+"""Plain values of one adapter in one module, and how its tensors start.
+
+Room: tuner. Made once by the layer from the configuration; the configuration itself stays outside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from neurolora.core.gate import initial_gate, initial_static_gate
+from neurolora.core.projection import Projection, make_projection, private_generator
+from neurolora.tuner.config import NeuroLoraConfig
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A call kept for later, comparable and picklable, where a lambda is neither."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self) -> Any:
+        """Make the call."""
+        return self.function(*self.args, **self.kwargs)
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """Plain values of one adapter in one module; the configuration stays outside."""
+
+    r: int
+    top_k: int
+    scaling: float
+    routing: Literal["abs", "signed"]
+    gate: Literal["token", "static", "none"]
+    orthogonality_weight: float
+    load_balance_rate: float
+    train_projection: bool
+    make_projection: Callable[[], Projection]
+    initial_B: Callable[[], Tensor]  # noqa: N815 - the paper's name
+    initial_gate: Callable[[], dict[str, Tensor]]
+
+
+def adapter_settings(
+    config: NeuroLoraConfig, *, in_features: int, out_features: int, name: str, gate_name: str
+) -> AdapterSettings:
+    """The settings of `config` for a module (o, d); `name` keys A and B, `gate_name` the gate."""
+    projection = {
+        "kind": config.projection,
+        "density": config.density,
+        "scale": config.projection_scale,
+        "seed": config.projection_seed,
+        "name": name,
+    }
+    up_projection = {"init": config.init_weights, "seed": config.init_seed, "name": name}
+    return AdapterSettings(
+        r=config.r,
+        top_k=config.top_k,
+        scaling=config.scaling,
+        routing=config.routing,
+        gate=config.gate,
+        orthogonality_weight=config.orthogonality_weight,
+        load_balance_rate=config.load_balance_rate,
+        train_projection=config.train_projection,
+        make_projection=Draw(make_projection, (config.r, in_features), projection),
+        initial_B=Draw(initial_up_projection, (out_features, config.r), up_projection),
+        initial_gate=_gate_start(config, in_features, gate_name),
+    )
+
+
+def initial_up_projection(
+    out_features: int, r: int, *, init: bool | Literal["gaussian"], seed: int, name: str
+) -> Tensor:
+    """B's start (o, r), float32 on the CPU: zeros (True), Kaiming uniform (False), N(0, 1/o) ("gaussian")."""
+    generator = private_generator("B", int(seed), name, out_features, r)
+    if init is True:
+        return torch.tensor(0.0, dtype=torch.float32, device="cpu").repeat(out_features, r)
+    if init == "gaussian":
+        normal = torch.randn(out_features, r, generator=generator, dtype=torch.float32, device="cpu")
+        return normal / math.sqrt(out_features)
+    uniform = torch.rand(out_features, r, generator=generator, dtype=torch.float32, device="cpu")
+    return (2.0 * uniform - 1.0) / math.sqrt(r)
+
+
+def _gate_start(config: NeuroLoraConfig, in_features: int, name: str) -> Draw:
+    if config.gate == "none":
+        return Draw(dict, (), {})
+    if config.gate == "static":
+        return Draw(initial_static_gate, (config.r,), {})
+    return Draw(
+        initial_gate,
+        (config.gate_dim, in_features, config.r),
+        {"init": config.gate_init, "seed": config.init_seed, "name": name},
+    )
