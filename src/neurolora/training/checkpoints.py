@@ -101,6 +101,18 @@ def open_to_readers(files: list[Path]) -> None:
         path.chmod(0o666 & ~mask)
 
 
+def why_not_written(error: BaseException) -> str:
+    """The system's own reason where one is in the chain of errors; torch hides it behind its own check."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.strerror:
+            return link.strerror
+        link = link.__cause__ or link.__context__
+    first = str(error).strip().split("\n")[0]
+    hidden = "unexpected pos" in first or "PytorchStreamWriter" in first
+    return "a file could not be written to its end; is the disk full?" if hidden else first
+
+
 def rotate(run_folder: Path, keep: int | None, protect: str | None = None) -> None:
     """Remove all but the newest `keep` checkpoints, and the protected one."""
     if keep is None:

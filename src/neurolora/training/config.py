@@ -86,7 +86,7 @@ def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | N
     """Read a config file (if any), lay `overrides` over it, check all of it.
 
     A key of `overrides` is flat (`learning_rate`) or dotted (`train.learning_rate`), with hyphens or
-    underscores. Keys of the file stand in sections, or flat as TRL writes them.
+    underscores, or a section with keys in it. Keys of the file stand in sections, or flat as TRL writes them.
     Raises `ConfigError` with all problems at once.
     """
     values, lines = read_yaml(path) if path is not None else ({}, {})
@@ -94,8 +94,8 @@ def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | N
     tree: dict[str, Any] = {}
     for key, value in _flatten(values, problems):
         _place(tree, key, value, _at(lines, key), problems)
-    for key, value in (overrides or {}).items():
-        _place(tree, str(key).replace("-", "_"), value, " (flag)", problems, replace=True)
+    for key, value in _flatten(dict(overrides or {}), problems):
+        _place(tree, key.replace("-", "_"), value, " (flag)", problems, replace=True)
     problems += _check(tree, lines)
     if problems:
         raise ConfigError(_message(path, problems))

@@ -12,11 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from neurolora.errors import DataError, OutputError, explain
+from safetensors import SafetensorError
+
+from neurolora.errors import DataError, NeuroLoraError, OutputError, explain
 from neurolora.files import write_json
 from neurolora.provenance import environment
 from neurolora.tasks import CompletionCollator, save_task
 from neurolora.training import setup
+from neurolora.training.checkpoints import why_not_written
 from neurolora.training.config import TrainingConfig
 from neurolora.training.metrics import METRICS, MetricsFile, read_metrics
 from neurolora.training.run_folder import (
@@ -220,12 +223,11 @@ def _finish(trainer: Any, prepared: _Prepared, summary: dict[str, Any]) -> None:
                 write_json(staged / "routing.json", routing)
             publish_final(staged, folder, summary)
         trainer.accelerator.wait_for_everyone()
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, OutputError):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, NeuroLoraError):
             raise
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
         do = "The last checkpoint is whole: free some space and go on with --resume"
-        raise OutputError(explain(f"saving the result in {folder}", reason, do)) from error
+        raise OutputError(explain(f"saving the result in {folder}", why_not_written(error), do)) from error
 
 
 def _routing(trainer: Any, prepared: _Prepared) -> dict[str, Any] | None:

@@ -16,9 +16,16 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer
 
-from neurolora.errors import OutputError, TrainingError, explain
+from neurolora.errors import NeuroLoraError, OutputError, TrainingError, explain
 from neurolora.training.callback import NeuroLoraCallback
-from neurolora.training.checkpoints import STAGING, clear_staging, latest_checkpoint, publish, rotate
+from neurolora.training.checkpoints import (
+    STAGING,
+    clear_staging,
+    latest_checkpoint,
+    publish,
+    rotate,
+    why_not_written,
+)
 from neurolora.training.loss_window import LossWindow
 from neurolora.training.losses import last_losses
 from neurolora.training.optim import GATE_LEARNING_RATE, create_optimizer_groups, learning_rates
@@ -172,6 +179,8 @@ class NeuroLoraTrainer(Trainer):
         except (OSError, RuntimeError, SafetensorError) as error:
             with contextlib.suppress(OSError):
                 clear_staging(run_folder)
+            if isinstance(error, NeuroLoraError):
+                raise
             raise _cannot_save(run_folder / staged.name, error) from error
         finally:
             self._staging = None
@@ -207,6 +216,5 @@ class NeuroLoraTrainer(Trainer):
 def _cannot_save(target: Path, error: Exception) -> OutputError:
     good = latest_checkpoint(target.parent)
     kept = f"The last good checkpoint is {good}" if good else "There is no earlier checkpoint"
-    reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
     do = f"{kept}. Free some space or choose another output_dir, then go on with --resume"
-    return OutputError(explain(f"saving {target}", reason, do))
+    return OutputError(explain(f"saving {target}", why_not_written(error), do))
