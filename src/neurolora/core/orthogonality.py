@@ -29,7 +29,7 @@ def coactivation_sums(mask: Tensor, keep: Tensor | None = None) -> tuple[Tensor,
     """
     flat = mask.detach().reshape(-1, mask.shape[-1])
     kept = torch.ones_like(flat[:, :1]) if keep is None else keep.detach().reshape(-1, 1).to(torch.bool)
-    active, inactive = (flat & kept).to(torch.float32), (~flat & kept).to(torch.float32)
+    active, inactive = (flat & kept).to(torch.float32), (~flat).to(torch.float32)  # one at 0 is enough
     with _without_autocast(mask.device):
         return active.T @ inactive, kept.sum()
 

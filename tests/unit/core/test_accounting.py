@@ -169,13 +169,21 @@ def test_the_formulas():
 
 
 def test_a_shared_first_layer_runs_once():
-    modules = llama(1)
+    modules = llama(2)
     own, shared = (model_flops(modules, R, "token", G, sharing).total for sharing in ("module", "input"))
-    assert own - shared == 2 * 6 * G * 4096  # of q, k and v two are saved
+    assert own - shared == 2 * 2 * 6 * G * 4096  # in each layer two are saved of q, k and v
     # The same weights on another input are another product.
     assert model_flops(modules, R, "token", G, "kind").total == own
-    blind = [AdaptedModule(module.name, module.in_features, module.out_features) for module in modules]
-    assert model_flops(blind, R, "token", G, "input").total == own
+    # One gate for all is one gate for q, k and v: W2's product is shared too.
+    whole = model_flops(modules, R, "token", G, "model").total
+    assert shared - whole == 2 * 2 * 6 * G * R
+
+
+def test_unknown_inputs_are_taken_for_different_ones():
+    blind = [AdaptedModule(module.name, module.in_features, module.out_features) for module in llama(1)]
+    own = model_flops(blind, R, "token", G, "module")
+    for sharing in ("input", "kind", "model"):
+        assert model_flops(blind, R, "token", G, sharing) == own
 
 
 @pytest.mark.parametrize("wrong", [{"top_k": 0}, {"top_k": 33}, {"gate": "soft"}, {"gate_sharing": "layer"}])

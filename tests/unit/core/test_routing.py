@@ -32,7 +32,7 @@ def expected_row(row: list[float], k: int) -> list[bool]:
 CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # for a busy machine
 
 
-@settings(max_examples=200, **CALM)
+@settings(**CALM)
 @given(batches())
 def test_exactly_k_and_which(batch):
     rows, r, k = batch
