@@ -84,4 +84,4 @@ def spell_range(gate: Mapping[str, float], part: str) -> str | None:
     """`1.9 to 2.1`; None where the module holds no such part."""
     if f"{part}_min" not in gate:
         return None
-    return f"{number(gate[f'{part}_min'], 3)} to {number(gate[f'{part}_max'], 3)}"
+    return f"{number(gate[f'{part}_min'])} to {number(gate[f'{part}_max'])}"

@@ -14,9 +14,10 @@ import yaml
 
 from neurolora.files import write_text
 from neurolora.report.inspection import AdapterFacts, inspect_adapter
-from neurolora.report.page import TEMPLATES, flatten, spell
+from neurolora.report.page import ABSENT, TEMPLATES, flatten, spell
 from neurolora.report.run_folder import RunFolder, read_run
 from neurolora.report.training import describe_adapter, fingerprint_rows, parameter_rows, result_table
+from neurolora.world import bundled_model_path
 
 CARD = "README.md"
 
@@ -40,13 +41,13 @@ def model_card(run_folder: Path | str) -> str:
         "name": run.path.resolve().name,
         "method": adapter.method,
         "routed": adapter.config["peft_type"] == "NEUROLORA",
-        "base": adapter.base_model,
+        "base": public_base(adapter),
         "data": _data(run),
         "adapter": describe_adapter(adapter.config),
         "counts": parameter_rows(adapter),
         "results": result_table(run.evaluations),
         "prompt": _templates(run.task),
-        "training": flatten((run.config or {}).get("train") or {}),
+        "training": [row for row in flatten((run.config or {}).get("train") or {}) if row[1] != ABSENT],
         "fingerprints": fingerprint_rows(adapter),
         "versions": _versions(run),
     }
@@ -87,11 +88,20 @@ def front_matter(run: RunFolder, adapter: AdapterFacts) -> str:
     if adapter.method == "FlyLoRA":
         tags.insert(0, "flylora")
     values: dict[str, Any] = {"library_name": "peft", "tags": tags}
-    if adapter.base_model and not Path(adapter.base_model).is_absolute():
-        values["base_model"] = adapter.base_model
+    base = public_base(adapter)
+    if base and base == adapter.base_model:
+        values["base_model"] = base
     if datasets := _hub_datasets(run):
         values["datasets"] = datasets
     return yaml.safe_dump(values, sort_keys=True, allow_unicode=True).rstrip()
+
+
+def public_base(adapter: AdapterFacts) -> str | None:
+    """The base's name as others can use it: of a path on this machine only the last part."""
+    base = adapter.base_model
+    if not base or not Path(base).is_absolute():
+        return base
+    return "the model bundled with neurolora" if Path(base) == bundled_model_path() else Path(base).name
 
 
 def _hub_datasets(run: RunFolder) -> list[str]:
@@ -118,4 +128,6 @@ def _templates(task: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 def _versions(run: RunFolder) -> list[tuple[str, str]]:
     versions = (run.environment or {}).get("versions")
-    return flatten(versions) if isinstance(versions, Mapping) else []
+    if not isinstance(versions, Mapping):
+        return []
+    return flatten({name: version for name, version in versions.items() if name not in ("neurolora", "peft")})

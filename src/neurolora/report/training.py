@@ -145,7 +145,9 @@ def _steps(run: RunFolder) -> str:
 def _batch(run: RunFolder) -> str:
     size = _setting(run, "train", "per_device_train_batch_size")
     times = _setting(run, "train", "gradient_accumulation_steps")
-    return f"{size} x {times} accumulated" if size and times else ABSENT
+    if not size:
+        return ABSENT
+    return f"{size} x {times} accumulated" if times and times > 1 else str(size)
 
 
 def _rates(run: RunFolder) -> str:

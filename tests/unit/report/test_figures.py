@@ -33,7 +33,7 @@ def test_a_curve_says_where_it_begins_and_ends():
 def test_only_a_long_noisy_line_is_smoothed():
     points = [(float(step), float(step % 2)) for step in range(100)]
     assert "mean of 5 points" in curve("t", "y", {"a": points}, noisy=True).svg
-    assert "mean of" not in curve("t", "y", {"a": points}).svg
+    assert "mean of" not in curve("t", "y", {"a": points, "b": points}).svg
     assert "mean of" not in curve("t", "y", {"a": points[:40]}, noisy=True).svg
 
 

@@ -7,6 +7,7 @@ import yaml
 
 from neurolora.errors import AdapterError
 from neurolora.report.model_card import cell, fenced, model_card, write_model_card
+from neurolora.world import bundled_model_path
 
 
 def parts(card):
@@ -32,12 +33,26 @@ def test_hostile_names_cannot_break_the_front_matter(run_folder, make):
     assert front["base_model"] == name
 
 
-def test_a_path_on_this_machine_is_not_published_as_the_base(run_folder, make):
-    (run_folder / "adapter_config.json").write_text(
-        json.dumps(make.config(base_model_name_or_path="/home/me/b"))
-    )
-    front, _ = parts(model_card(run_folder))
+def test_a_path_on_this_machine_is_not_published(run_folder, make):
+    config = make.config(base_model_name_or_path="/home/me/secret/tiny-base")
+    (run_folder / "adapter_config.json").write_text(json.dumps(config))
+    front, body = parts(model_card(run_folder))
     assert "base_model" not in front
+    assert "adapter for tiny-base" in body
+    assert "secret" not in body
+
+
+def test_the_bundled_base_is_named_for_what_it_is(run_folder, make):
+    config = make.config(base_model_name_or_path=str(bundled_model_path()))
+    (run_folder / "adapter_config.json").write_text(json.dumps(config))
+    assert "adapter for the model bundled with neurolora" in model_card(run_folder)
+
+
+def test_settings_that_were_not_set_are_left_out(run_folder):
+    config = json.loads((run_folder / "config.yaml").read_text())
+    config["train"]["deepspeed"] = None
+    (run_folder / "config.yaml").write_text(json.dumps(config))
+    assert "deepspeed" not in model_card(run_folder)
 
 
 @pytest.mark.parametrize(
