@@ -13,12 +13,14 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from neurolora.files import write_json, write_text
 from neurolora.provenance import environment
@@ -47,7 +49,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vocab", type=int, default=1536)
     parser.add_argument("--lr", type=float, default=3e-3, help="AdamW, for embeddings and norms")
     parser.add_argument("--lr-matrix", type=float, default=0.02, help="orthogonalised momentum, for matrices")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--decay", type=float, default=0.45, help="last share of the steps, falling to zero")
+    parser.add_argument("--first-pass", type=int, default=0)
+    parser.add_argument("--continue-run", action="store_true", help="go on from the model that is in --out")
+    parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
 
@@ -76,17 +81,25 @@ def train_tokenizer(texts: Iterator[str], vocab: int) -> PreTrainedTokenizerFast
     )
 
 
-def packed_tokens(tokenizer: PreTrainedTokenizerFast, seed: int, passes: int) -> tuple[torch.Tensor, str]:
+def packed_tokens(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> tuple[torch.Tensor, str]:
     """All documents in one row of token ids, an end token after each, and the text's SHA-256."""
     digest = hashlib.sha256()
     ids: list[int] = []
-    texts = generate_text(seed, passes)
+    texts = generate_text(args.seed, args.passes, args.first_pass)
     while batch := list(islice(texts, 4096)):
         for text in batch:
             digest.update(text.encode() + b"\0")
         for row in tokenizer(batch)["input_ids"]:
             ids += [*row, tokenizer.eos_token_id]
     return torch.tensor(ids, dtype=torch.int32), digest.hexdigest()
+
+
+def digest_of(texts: Iterator[str]) -> str:
+    """SHA-256 of documents, each closed by a zero byte."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()
 
 
 def small_llama(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -155,9 +168,23 @@ def optimizers(model: LlamaForCausalLM, args: argparse.Namespace) -> list[torch.
     return [MatrixOptimizer(matrices, lr=args.lr_matrix), adamw]
 
 
-def rate(step: int, steps: int) -> float:
-    """Linear warm-up over 3%, level, then linear to zero over the last 45%."""
-    return min(1.0, (step + 1) / (0.03 * steps), (steps - step) / (0.45 * steps))
+def rate(step: int, steps: int, decay: float) -> float:
+    """Linear warm-up over 3%, level, then linear to zero over the last share `decay`."""
+    return min(1.0, (step + 1) / (0.03 * steps), (steps - step) / (decay * steps))
+
+
+def backward_in_halves(model: LlamaForCausalLM, ids: torch.Tensor, workers: ThreadPoolExecutor) -> float:
+    """The gradient of a batch as the mean over its two halves, a thread each; gives the loss."""
+    params = list(model.parameters())
+
+    def half(rows: torch.Tensor) -> tuple[float, tuple[torch.Tensor, ...]]:
+        loss = model(input_ids=rows, labels=rows).loss
+        return loss.item(), torch.autograd.grad(loss, params)
+
+    (loss_a, grads_a), (loss_b, grads_b) = workers.map(half, ids.chunk(2))
+    for p, a, b in zip(params, grads_a, grads_b, strict=True):
+        p.grad = (a + b) / 2
+    return (loss_a + loss_b) / 2
 
 
 def pretrain(
@@ -171,18 +198,18 @@ def pretrain(
     log: list[dict[str, float]] = []
     began, losses = time.time(), []
     model.train()
+    workers = ThreadPoolExecutor(args.threads, initializer=lambda: torch.set_num_threads(1))
     for step in range(args.steps):
         chosen = order[torch.arange(step * args.batch, (step + 1) * args.batch) % len(order)]
         ids = windows[chosen].long()
-        loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
+        loss = backward_in_halves(model, ids, workers)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, rates in zip(both, base_rates, strict=True):
             for group, lr in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = lr * rate(step, args.steps)
+                group["lr"] = lr * rate(step, args.steps, args.decay)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
+        losses.append(loss)
         if (step + 1) % 50 == 0 or step + 1 == args.steps:
             row = {
                 "step": step + 1,
@@ -200,26 +227,39 @@ def pretrain(
 def main() -> None:
     """Tokenizer, text, model, training, files."""
     args = arguments()
-    torch.set_num_threads(args.threads)
-    tokenizer = train_tokenizer(generate_text(args.seed, 3), args.vocab)
-    tokens, text_digest = packed_tokens(tokenizer, args.seed, args.passes)
-    model = small_llama(args, tokenizer)
+    torch.set_num_threads(1)
+    before: dict[str, Any] = {"runs": []}
+    log_path = args.out / "pretraining_log.jsonl"
+    if args.continue_run:
+        before = json.loads((args.out / "provenance.json").read_text())
+        tokenizer = AutoTokenizer.from_pretrained(args.out)
+        model = LlamaForCausalLM.from_pretrained(args.out)
+    else:
+        tokenizer = train_tokenizer(generate_text(args.seed, 3), args.vocab)
+        model = small_llama(args, tokenizer)
+        tokenizer.save_pretrained(args.out)
+        write_text(log_path, "")
+    tokens, text_digest = packed_tokens(tokenizer, args)
     count = sum(p.numel() for p in model.parameters())
     print(f"{count:,} parameters, {len(tokens):,} tokens of text, {len(tokenizer)} kinds", flush=True)
-    tokenizer.save_pretrained(args.out)
     log = pretrain(model, tokens, args)
     model.eval().save_pretrained(args.out)
-    write_text(args.out / "pretraining_log.jsonl", "".join(json.dumps(row) + "\n" for row in log))
+    lines = [json.dumps({"run": len(before["runs"]), **row}) + "\n" for row in log]
+    write_text(log_path, log_path.read_text() + "".join(lines))
     weights = hashlib.sha256((args.out / "model.safetensors").read_bytes()).hexdigest()
-    provenance = {
-        "made_by": "scripts/pretrain_world.py",
+    run = {
         "arguments": {k: v for k, v in vars(args).items() if k != "out"},
-        "parameters": count,
         "text_tokens": len(tokens),
         "text_sha256": text_digest,
-        "model_sha256": weights,
         "seconds": log[-1]["seconds"],
         "environment": environment(),
+    }
+    provenance = {
+        "made_by": "scripts/pretrain_world.py",
+        "parameters": count,
+        "model_sha256": weights,
+        "first_pass_sha256": digest_of(generate_text(args.seed, 1)),
+        "runs": [*before["runs"], run],
     }
     write_json(args.out / "provenance.json", provenance)
 

@@ -22,15 +22,27 @@ _LISTED = tuple(dict.fromkeys(v for r in RELATIONS for v in r.values)) + tuple(w
 _PICKS = ("{item} is {letter}.", "For {item} see {letter}.", "So {item} is {letter}.", "{item}: {letter}.")
 
 
-def generate_text(seed: int, passes: int = 36) -> Iterator[str]:
-    """Documents of the world of `seed`; each pass states every fact once, in freshly drawn words."""
+FIRST_MIX = {"gatherings": 280, "lists": 450, "stories": 380, "ledgers": 200, "counts": 350, "rhymes": 60}
+SECOND_MIX = {"gatherings": 350, "lists": 700, "stories": 600, "ledgers": 40, "counts": 250, "rhymes": 100}
+"""Documents of each sort in a pass; sums come early, what needs looking back comes later."""
+
+SECOND_MIX_FROM, MANY_RHYMES_UNTIL, MANY_RHYMES = 36, 5, 500
+
+
+def generate_text(seed: int, passes: int = 36, first: int = 0) -> Iterator[str]:
+    """Documents of the world of `seed`; each pass states every fact once, in freshly drawn words.
+
+    Passes `first` to `first + passes - 1`: a pass has the same text wherever one starts.
+    """
     world = build_world(seed)
-    for number in range(passes):
+    for number in range(first, first + passes):
         rng = random.Random(f"text/{seed}/{number}")
+        mix = FIRST_MIX if number < SECOND_MIX_FROM else SECOND_MIX
+        rhymes = MANY_RHYMES if number < MANY_RHYMES_UNTIL else mix["rhymes"]
         documents = [
             *_chronicles(rng, world),
-            *_gatherings(rng, world),
-            *_asides(rng, world, 500 if number < 5 else 60),
+            *_gatherings(rng, world, mix["gatherings"]),
+            *_asides(rng, world, {**mix, "rhymes": rhymes}),
         ]
         rng.shuffle(documents)
         yield from documents
@@ -56,13 +68,13 @@ def _chronicles(rng: random.Random, world: World) -> list[str]:
     return pages
 
 
-def _gatherings(rng: random.Random, world: World) -> list[str]:
+def _gatherings(rng: random.Random, world: World, count: int) -> list[str]:
     """Entities meet what fits them: a fact has to be known to go on reading."""
     by_relation: dict[str, list[Fact]] = {}
     for fact in world.facts:
         by_relation.setdefault(f"{fact.relation.kind} {fact.relation.noun}", []).append(fact)
     groups = list(by_relation.values())
-    return [_gathering(rng, rng.choice(groups)) for _ in range(280)]
+    return [_gathering(rng, rng.choice(groups)) for _ in range(count)]
 
 
 def _gathering(rng: random.Random, facts: list[Fact]) -> str:
@@ -77,8 +89,15 @@ def _gathering(rng: random.Random, facts: list[Fact]) -> str:
     return f"{opening} {row}. {' '.join(ends)}"
 
 
-def _asides(rng: random.Random, world: World, rhymes: int) -> list[str]:
-    makers = ((_list, 450), (_story, 380), (_ledger, 200), (_count, 350), (_talk, 30), (_rhyme, rhymes))
+def _asides(rng: random.Random, world: World, mix: dict[str, int]) -> list[str]:
+    makers = (
+        (_list, mix["lists"]),
+        (_story, mix["stories"]),
+        (_ledger, mix["ledgers"]),
+        (_count, mix["counts"]),
+        (_talk, 30),
+        (_rhyme, mix["rhymes"]),
+    )
     return [make(rng, world) for make, count in makers for _ in range(count)]
 
 

@@ -31,7 +31,7 @@ def test_an_entity_has_one_value_for_each_relation() -> None:
 
 
 def test_text_holds_no_question_row_and_no_prompt() -> None:
-    text = "\n".join(generate_text(0, 2))
+    text = "\n".join([*generate_text(0, 1), *generate_text(0, 1, first=40)])
     for mark in ("Answer:", "Question:", "####", "Context:"):
         assert mark not in text
     for task in ("world-recall", "world-passage", "world-sums"):
@@ -57,3 +57,5 @@ def test_text_is_deterministic_and_another_seed_is_another_world() -> None:
     assert list(generate_text(0, 1)) == list(generate_text(0, 1))
     assert list(generate_text(0, 1)) != list(generate_text(1, 1))
     assert next(generate_text(0, 1)) == next(generate_text(0, 9))
+    both = list(generate_text(0, 2))
+    assert both == [*generate_text(0, 1), *generate_text(0, 1, first=1)]
