@@ -86,6 +86,9 @@ def evaluate(
         max_new_tokens, progress,
     )  # fmt: skip
     ours, foreign = _sort_out(requests)
+    if foreign and is_classifier(model):
+        found = "the model is a sequence classifier, which lm-eval cannot score"
+        raise ConfigError(explain(f"tasks {', '.join(foreign)}", found, "Use task text"))
     prepare_tokenizer(tokenizer, model.config)
     outcomes: dict[str, Outcome] = {}
     with in_eval_mode(model), _quiet():
