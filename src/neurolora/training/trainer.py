@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import Trainer
 
 from neurolora.errors import NeuroLoraError, OutputError, TrainingError, explain
@@ -54,7 +55,7 @@ class NeuroLoraTrainer(Trainer):
         self.window = LossWindow()
         self._rates: dict[str, float] = {}
         self._staging: Path | None = None
-        self._eval_sums: list[Tensor] = []
+        self._eval_rows: list[Tensor] = []
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that the arguments name, over `create_optimizer_groups`."""
@@ -144,23 +145,25 @@ class NeuroLoraTrainer(Trainer):
         every = self.accelerator.gather(torch.tensor([value], dtype=kind, device=self.args.device))
         return float(every.mean())
 
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's step; the sum of the loss over label tokens and their number are kept."""
-        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-        tokens = self._get_num_items_in_batch([inputs], self.args.device)
-        if loss is not None and isinstance(tokens, Tensor):
-            self._eval_sums.append(torch.stack([loss.double().cpu() * tokens.cpu(), tokens.double().cpu()]))
-        return loss, logits, labels
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        """The Trainer's step; of a language model the loss of each row is kept, repeated rows left out."""
+        if not (prediction_loss_only and self._loss_shifts_labels and "labels" in inputs):
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
+        found = row_losses(logits[0] if isinstance(logits, tuple) else logits, labels)
+        self._eval_rows.append(self.accelerator.gather_for_metrics(found).double().cpu().sum(dim=0))
+        return loss, None, None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's loop, with the loss as the mean over label tokens instead of over batches."""
-        self._eval_sums = []
+        self._eval_rows = []
         result = super().evaluation_loop(*args, **kwargs)
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        if self._eval_sums and f"{prefix}_loss" in result.metrics:
-            loss, tokens = torch.stack(self._eval_sums).sum(dim=0).tolist()
-            if tokens > 0:
-                result.metrics[f"{prefix}_loss"] = self._mean_over_processes(loss / tokens)
+        name = f"{kwargs.get('metric_key_prefix', 'eval')}_loss"
+        if self._eval_rows and name in result.metrics:
+            loss, tokens = torch.stack(self._eval_rows).sum(dim=0).tolist()
+            result.metrics[name] = loss / max(tokens, 1)
         return result
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -211,6 +214,17 @@ class NeuroLoraTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.window = LossWindow.load(Path(checkpoint) / WINDOW_FILE, self.state.global_step)
+
+
+def row_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum of the loss over each row's label tokens, and their number.
+
+    logits (rows, length, vocabulary), labels (rows, length) int64, -100 left out -> float32 (rows, 2).
+    """
+    wanted = labels[:, 1:].contiguous()
+    flat = logits[:, :-1].float().flatten(0, 1)
+    each = functional.cross_entropy(flat, wanted.flatten(), reduction="none", ignore_index=-100)
+    return torch.stack([each.view_as(wanted).sum(dim=1), wanted.ne(-100).sum(dim=1).float()], dim=1)
 
 
 def _cannot_save(target: Path, error: Exception) -> OutputError:
