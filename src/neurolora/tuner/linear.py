@@ -18,8 +18,11 @@ from neurolora.tuner.layer import GATE_PARTS, NeuroLoraLayer
 BASE = "__base__"  # PEFT's name for "no adapter" in a mixed batch
 
 
-class NeuroLoraLinear(nn.Module, NeuroLoraLayer):
-    """A linear layer, or anything that acts as one (quantised, transposed), with routed adapters."""
+class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
+    """A linear layer, or anything that acts as one (quantised, transposed), with routed adapters.
+
+    The bases stand in this order, unlike PEFT's own, so that torch does not hide `NeuroLoraLayer._apply`.
+    """
 
     def __init__(
         self, base_layer: nn.Module, adapter_name: str, name: str, context: ForwardContext, from_encoder: bool

@@ -92,9 +92,11 @@ class NeuroLoraModel(BaseTuner):
         current_key: str,
         **optional_kwargs: Any,
     ) -> None:
-        layer = (
-            target if isinstance(target, NeuroLoraLayer) else self._wrap(adapter_name, target, current_key)
-        )
+        if isinstance(target, NeuroLoraLayer):
+            layer = target
+        else:
+            _refuse_unsupported(target, parent, current_key)
+            layer = self._wrap(adapter_name, target, current_key)
         group = gate_group(current_key, layer.in_features, peft_config.gate_sharing)
         lender = self._lender(group, layer, adapter_name, peft_config)
         own_start = peft_config.gate_sharing in ("module", "input")
@@ -212,7 +214,7 @@ def _refuse_name(name: str, model: nn.Module) -> None:
     taken = {segment for path, _ in model.named_modules() for segment in path.split(".")}
     if any(name in layer.settings for _, layer in adapter_layers(model)):
         taken.discard(name)  # it is in the paths because an adapter of that name is, which is no clash
-    if not name or "." in name or name == BASE or name in taken or name.startswith(PREFIX.rstrip("_")):
+    if not name or "." in name or name == BASE or name in taken or name in PREFIX or name.startswith(PREFIX):
         raise ConfigError(
             explain(
                 f"naming an adapter {name!r}",

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from importlib.metadata import version
 
 import torch
 from torch import Tensor, nn
 
+import neurolora
 from neurolora.core.projection import Projection, fingerprint, pack_ternary, unpack_ternary
 from neurolora.errors import AdapterError, FingerprintMismatchError, explain
 from neurolora.tuner.auxiliary import adapter_layers
@@ -48,7 +48,7 @@ def pack_state(model: nn.Module, config: NeuroLoraConfig, adapter: str, state: S
     _refuse_empty(state, "saving the adapter", "Gather sharded weights before saving (ZeRO-3, FSDP)")
     config.projection_fingerprint = combined_fingerprint(parts)
     config.base_fingerprint = base_fingerprint(_base(model))
-    config.neurolora_version = version("neurolora")
+    config.neurolora_version = neurolora.__version__
     return state
 
 
