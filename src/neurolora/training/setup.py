@@ -167,6 +167,7 @@ def training_arguments(config: TrainingConfig, evaluate: bool) -> Any:
         raise ConfigError(
             explain("the train section", str(error), "Correct it, or train on the CPU")
         ) from error
+    arguments.dataloader_pin_memory &= arguments.device.type != "cpu"
     arguments._n_gpu = min(arguments._n_gpu, 1)  # several GPUs are driven by processes, never by DataParallel
     return arguments
 
