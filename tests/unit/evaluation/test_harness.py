@@ -193,11 +193,11 @@ def test_the_model_is_left_as_it_was(adapted: Any, tokenizer: Any, tmp_path: Pat
 
 def test_dropout_is_off_while_scoring(adapted: Any, tokenizer: Any, tmp_path: Path) -> None:
     request = text_request(tmp_path / "data")
-    expected = evaluate(adapted, tokenizer, [request], limit=5, progress=False).results
+    expected = evaluate(adapted, tokenizer, [request], limit=5, progress=False).samples
     for layer in adapted.base_model.model.model.layers:
         layer.mlp.act_fn = torch.nn.Sequential(layer.mlp.act_fn, torch.nn.Dropout(0.9))
     adapted.train()
-    assert evaluate(adapted, tokenizer, [request], limit=5, progress=False).results == expected
+    assert evaluate(adapted, tokenizer, [request], limit=5, progress=False).samples == expected
 
 
 def test_few_shot_prompts_hold_worked_examples_of_train(llama: Any, tokenizer: Any, tmp_path: Path) -> None:
@@ -265,8 +265,9 @@ def test_samples_are_kept_only_when_asked_for(llama: Any, tokenizer: Any, tmp_pa
 
 
 def test_include_path_tasks_run_under_lm_evals_rules(
-    llama: Any, tokenizer: Any, tmp_path: Path, blocked_network: list[Any]
+    llama: Any, tokenizer: Any, tmp_path: Path, blocked_network: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    managers = watch_managers(monkeypatch)
     data = write_rows(
         tmp_path / "rows.jsonl", [{"q": "2 + 2", "a": ["3", "4"], "gold": n % 2} for n in range(6)]
     )
@@ -282,6 +283,32 @@ def test_include_path_tasks_run_under_lm_evals_rules(
     )
     assert found.results["my_sums"]["acc"] == 0.5
     assert found.n_samples["my_sums"] == 6
+    assert managers == [False]  # lm-eval's own registry, which takes seconds, was not read
+
+
+def watch_managers(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each task manager that is made, whether it reads lm-eval's own registry. None really does."""
+    from lm_eval.tasks import TaskManager
+
+    from neurolora.evaluation import foreign
+
+    made: list[bool] = []
+
+    def make(include_path: str | None = None, include_defaults: bool = True) -> Any:
+        made.append(include_defaults)
+        return TaskManager(include_path=include_path, include_defaults=False)
+
+    monkeypatch.setattr(foreign, "TaskManager", make)
+    return made
+
+
+def test_a_task_that_nobody_knows_is_named_with_the_nearest(
+    llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    managers = watch_managers(monkeypatch)
+    with pytest.raises(ConfigError, match=r"world-recal: no such task.*Did you mean world-recall"):
+        evaluate(llama, tokenizer, ["world-recal"], progress=False)
+    assert managers == [True]
 
 
 @pytest.mark.parametrize(
