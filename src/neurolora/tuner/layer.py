@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
 from neurolora.core.orthogonality import coactivation_sums
-from neurolora.core.projection import Projection
+from neurolora.core.projection import Projection, fingerprint
 from neurolora.core.routing import active_counts
 from neurolora.errors import UnsupportedOperationError, explain
 from neurolora.tuner.config import NeuroLoraConfig
@@ -49,7 +49,8 @@ class NeuroLoraLayer(BaseTunerLayer):
         *(f"neurolora_gate_{part}" for part in GATE_PARTS),
     )
     other_param_names: tuple[str, ...] = (
-        "neurolora_A", "neurolora_bias", "projection_scale", "settings", "gate_lender", "records", "pending",
+        "neurolora_A", "neurolora_A_scale", "neurolora_A_fingerprint", "neurolora_bias", "projection_scale",
+        "settings", "gate_lender", "records", "pending",
     )  # fmt: skip
     base_layer: nn.Module
     neurolora_B: nn.ParameterDict  # noqa: N815 - the paper's names
@@ -61,6 +62,8 @@ class NeuroLoraLayer(BaseTunerLayer):
         self.context = context
         self.from_encoder = from_encoder
         self.neurolora_A = BufferDict(persistent=True)
+        self.neurolora_A_scale = BufferDict(persistent=True)
+        self.neurolora_A_fingerprint = BufferDict(persistent=True)
         self.neurolora_bias = BufferDict(persistent=True)
         for container in self.adapter_layer_names:
             setattr(self, container, nn.ParameterDict())
@@ -95,18 +98,30 @@ class NeuroLoraLayer(BaseTunerLayer):
 
     def _fill(self, adapter_name: str, lent: tuple[str, ...]) -> None:
         settings = self.settings[adapter_name]
-        projection = settings.make_projection()
-        self.projection_scale[adapter_name] = projection.scale
+        projection = settings.initial_projection()
         if settings.train_projection:
-            self.neurolora_A_trained[adapter_name] = nn.Parameter(projection.dense())
+            self.neurolora_A_trained[adapter_name] = nn.Parameter(projection.values)
         else:
             self.neurolora_A[adapter_name] = projection.values
         if settings.load_balance_rate > 0:
-            self.neurolora_bias[adapter_name] = torch.tensor(0.0, device="cpu").repeat(settings.r)
+            zeros = torch.tensor([0.0] * settings.r, dtype=torch.float32, device="cpu")
+            self.neurolora_bias[adapter_name] = zeros
         self.neurolora_B[adapter_name] = nn.Parameter(settings.initial_B())
+        self.note_projection(adapter_name, projection)
         for part, start in settings.initial_gate().items():
             if part not in lent:
                 self.gate_container(part)[adapter_name] = nn.Parameter(start)
+
+    def note_projection(self, adapter_name: str, projection: Projection) -> None:
+        """Take A's scale, and write down both it and A's fingerprint for the file."""
+        B = self.neurolora_B[adapter_name]
+        device = "cpu" if B.is_meta else B.device
+        digest = list(bytes.fromhex(fingerprint(projection)))
+        self.projection_scale[adapter_name] = projection.scale
+        self.neurolora_A_scale[adapter_name] = torch.tensor(
+            projection.scale, dtype=torch.float64, device=device
+        )
+        self.neurolora_A_fingerprint[adapter_name] = torch.tensor(digest, dtype=torch.uint8, device=device)
 
     def _move_adapter_to_device_of_base_layer(
         self, adapter_name: str, device: torch.device | None = None
@@ -132,18 +147,18 @@ class NeuroLoraLayer(BaseTunerLayer):
         return result
 
     def _exact_buffers(self) -> list[tuple[BufferDict, str, Tensor]]:
-        containers = (self.neurolora_A, self.neurolora_bias)
+        containers = (self.neurolora_A, self.neurolora_A_scale, self.neurolora_bias)
         return [(container, name, value) for container in containers for name, value in container.items()]
 
     @torch.no_grad()
     def _restart(self, adapter_name: str) -> None:
         settings = self.settings[adapter_name]
-        projection = settings.make_projection()
-        if adapter_name in self.neurolora_A:
-            device = self.neurolora_B[adapter_name].device
-            self.neurolora_A[adapter_name] = projection.values.to(device)
+        projection = settings.initial_projection()
+        if settings.train_projection:
+            self.neurolora_A_trained[adapter_name].copy_(projection.values)
         else:
-            self.neurolora_A_trained[adapter_name].copy_(projection.dense())
+            self.neurolora_A[adapter_name] = projection.values.to(self.neurolora_B[adapter_name].device)
+        self.note_projection(adapter_name, projection)
         if adapter_name in self.neurolora_bias:
             self.neurolora_bias[adapter_name].zero_()
         self.neurolora_B[adapter_name].copy_(settings.initial_B())

@@ -47,6 +47,11 @@ class AdapterSettings:
     initial_B: Callable[[], Tensor]  # noqa: N815 - the paper's name
     initial_gate: Callable[[], dict[str, Tensor]]
 
+    def initial_projection(self) -> Projection:
+        """A as the layer keeps it: with its scale apart, unless it is trained."""
+        projection = self.make_projection()
+        return Projection(projection.dense(), 1.0) if self.train_projection else projection
+
 
 def adapter_settings(
     config: NeuroLoraConfig, *, in_features: int, out_features: int, name: str, gate_name: str

@@ -1,9 +1,10 @@
-"""From the model to the adapter's file and back: A packed, its fingerprint beside it, nothing missing.
+"""From the model to the adapter's file and back: A with its fingerprint beside it, nothing missing.
 
 Room: tuner. Called by `model.py` from the two hooks that PEFT has for this. In the file, for each module:
-`neurolora_B` (o, r), `neurolora_gate_*` (a shared gate once), `neurolora_A` (uint8, a ternary A at two bits
-an entry; float32 otherwise, a trained A too; absent with `save_projection=False`), `neurolora_A_scale`
-(float64) and `neurolora_A_fingerprint` (32 bytes).
+`neurolora_B` (o, r), `neurolora_gate_*` (a shared gate once), `neurolora_A` (int8 signs for a ternary A, else
+float32; absent with `save_projection=False`) or `neurolora_A_trained` (float32), `neurolora_A_scale`
+(float64) and `neurolora_A_fingerprint` (32 bytes). Every tensor is one of the model's own, of the same shape
+and dtype: transformers' `load_adapter` reads the file by itself, and no code of ours runs then.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ from __future__ import annotations
 import difflib
 import warnings
 
-import torch
 from torch import Tensor, nn
 
 import neurolora
-from neurolora.core.projection import Projection, fingerprint, pack_ternary, unpack_ternary
+from neurolora.core.projection import Projection, fingerprint
 from neurolora.errors import AdapterError, FingerprintMismatchError, explain
 from neurolora.tuner.auxiliary import adapter_layers
 from neurolora.tuner.config import NeuroLoraConfig
@@ -23,29 +23,34 @@ from neurolora.tuner.fingerprint import base_difference, base_fingerprint, combi
 from neurolora.tuner.layer import NeuroLoraLayer
 
 A, SCALE, FINGERPRINT = "neurolora_A", "neurolora_A_scale", "neurolora_A_fingerprint"
-FINGERPRINT_BYTES = 32
-TRAINED_A = "neurolora_A_trained"  # where the layer keeps an A that is a parameter; in the file it is `A`
+TRAINED_A = "neurolora_A_trained"
 PEFT_PREFIX = "base_model.model."
 State = dict[str, Tensor]
 
 
 def pack_state(model: nn.Module, config: NeuroLoraConfig, adapter: str, state: State) -> State:
-    """What goes into the file: `state` with A packed or left out, and the fingerprints added.
+    """What goes into the file: `state` with the fingerprints brought up to date, and A left out if asked.
 
     Writes the fingerprints of A and of the base, and the package's version, into `config` as well.
 
     Raises:
-        AdapterError: a tensor is empty (a sharded weight that was not gathered), or A was changed (rounded
-            to a lower precision) and only its seed was to be saved.
+        AdapterError: a tensor is empty (a sharded weight that was not gathered), or only the seed of A was to
+            be saved and it gives another A.
     """
     state = dict(state)
+    _refuse_empty(state, "saving the adapter", "Gather sharded weights before saving (ZeRO-3, FSDP)")
     parts = {}
     for path, layer in _layers_with(model, adapter):
-        own = TRAINED_A if layer.settings[adapter].train_projection else A
-        projection = _projection_of(layer, adapter, state.pop(_key(path, own, adapter), None))
+        projection = _projection_of(
+            layer, adapter, state.get(_key(path, _name_of_a(layer, adapter), adapter))
+        )
+        layer.note_projection(adapter, projection)
+        state[_key(path, SCALE, adapter)] = layer.neurolora_A_scale[adapter]
+        state[_key(path, FINGERPRINT, adapter)] = layer.neurolora_A_fingerprint[adapter]
         parts[layer.name] = fingerprint(projection)
-        state.update(_projection_entries(path, layer, adapter, projection, config.save_projection))
-    _refuse_empty(state, "saving the adapter", "Gather sharded weights before saving (ZeRO-3, FSDP)")
+        if not config.save_projection:
+            _require_the_seed_s(layer, adapter, projection)
+            state.pop(_key(path, A, adapter), None)
     config.projection_fingerprint = combined_fingerprint(parts)
     config.base_fingerprint = base_fingerprint(_base(model))
     config.neurolora_version = neurolora.__version__
@@ -55,35 +60,23 @@ def pack_state(model: nn.Module, config: NeuroLoraConfig, adapter: str, state: S
 def _projection_of(layer: NeuroLoraLayer, adapter: str, saved: Tensor | None) -> Projection:
     """A from the state dict that is being saved (a distributed one may differ from the layer's), else own."""
     own = layer.projection(adapter)
-    return own if saved is None else Projection(saved, own.scale)
+    return own if saved is None else Projection(saved.detach(), own.scale)
 
 
-def _projection_entries(
-    path: str, layer: NeuroLoraLayer, adapter: str, projection: Projection, save_projection: bool
-) -> State:
-    own = fingerprint(projection)
-    entries = {_key(path, FINGERPRINT, adapter): torch.tensor(list(bytes.fromhex(own)), dtype=torch.uint8)}
-    if save_projection:
-        packed = (
-            pack_ternary(projection.values) if projection.values.dtype == torch.int8 else projection.values
-        )
-        entries[_key(path, A, adapter)] = packed
-        entries[_key(path, SCALE, adapter)] = torch.tensor(projection.scale, dtype=torch.float64)
-        return entries
-    drawn = fingerprint(layer.settings[adapter].make_projection())
+def _require_the_seed_s(layer: NeuroLoraLayer, adapter: str, projection: Projection) -> None:
+    own, drawn = fingerprint(projection), fingerprint(layer.settings[adapter].make_projection())
     if drawn != own:
         raise AdapterError(
             explain(
                 f"saving only the seed of A for {layer.name}",
-                f"A is {own[:16]}, but its seed gives {drawn[:16]}: it was loaded from elsewhere or rounded",
+                f"A is {own[:16]}, but its seed gives {drawn[:16]}: it was loaded from elsewhere",
                 "Save with save_projection=True",
             )
         )
-    return entries
 
 
 def unpack_state(model: nn.Module, config: NeuroLoraConfig, adapter: str, state: State) -> State:
-    """What a file's tensors are to the model: A unpacked and checked, everything there, nothing left over.
+    """What a file's tensors are to the model: A there and checked, nothing missing, nothing left over.
 
     A state that is only a part is refused, whatever PEFT was told of mismatched sizes: an adapter with the A
     of one file and the B of another computes something that nobody trained.
@@ -100,12 +93,13 @@ def unpack_state(model: nn.Module, config: NeuroLoraConfig, adapter: str, state:
     for path, layer in _layers_with(model, adapter):
         prefix = _file_prefix(path, paths_in_file)
         own = _own_tensors(layer, adapter)
-        problem = _take_projection(prefix, layer, adapter, state)
-        if problem:
-            problems.append(problem)
-            own.pop(TRAINED_A if TRAINED_A in own else A)
-        problems += _shape_problems(prefix, own, state)
-        consumed |= {f"{prefix}.{name}" for name in (*own, A)}
+        if not config.save_projection and not layer.settings[adapter].train_projection:
+            state.setdefault(f"{prefix}.{A}", layer.settings[adapter].make_projection().values)
+        found = _problems_of(prefix, own, state)
+        if not found:
+            _check_projection(prefix, layer, adapter, state)
+        problems += found
+        consumed |= {f"{prefix}.{name}" for name in own}
     problems += _strangers(model, state, consumed)
     if problems:
         shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
@@ -120,88 +114,41 @@ def unpack_state(model: nn.Module, config: NeuroLoraConfig, adapter: str, state:
     return state
 
 
-def _take_projection(prefix: str, layer: NeuroLoraLayer, adapter: str, state: State) -> str | None:
-    """Put A into `state` as the layer keeps it, from the file or the seed; a problem in words, if any."""
-    key = f"{prefix}.{A}"
-    recorded = state.pop(f"{prefix}.{FINGERPRINT}", None)
-    scale = state.pop(f"{prefix}.{SCALE}", None)
-    stored = state.pop(key, None)
-    if recorded is None or recorded.numel() != FINGERPRINT_BYTES:
-        return f"{prefix}.{FINGERPRINT} is missing, or not of {FINGERPRINT_BYTES} bytes"
-    if stored is None:
-        if layer.settings[adapter].train_projection:
-            return f"{key} is missing"
-        projection = layer.settings[adapter].make_projection()
-        origin = f"seed and name {layer.name!r} give"
-    else:
-        problem = _projection_problem(key, stored, scale, layer, adapter)
-        if problem or scale is None:
-            return problem
-        projection = _unpacked(stored, float(scale), layer)
-        origin = "file holds"
-    _check_fingerprint(layer, projection, recorded, origin)
-    if layer.settings[adapter].train_projection:
-        state[f"{prefix}.{TRAINED_A}"] = projection.values
-    else:
-        layer.projection_scale[adapter] = projection.scale
-        state[key] = projection.values
-    return None
-
-
-def _projection_problem(
-    key: str, stored: Tensor, scale: Tensor | None, layer: NeuroLoraLayer, adapter: str
-) -> str | None:
-    if scale is None or scale.numel() != 1:
-        return f"{key.removesuffix(A)}{SCALE} is missing, or not one number"
-    is_packed = stored.dtype == torch.uint8
-    wanted = (layer.settings[adapter].r, -(-layer.in_features // 4) if is_packed else layer.in_features)
-    if tuple(stored.shape) != wanted:
-        return f"{key} has shape {tuple(stored.shape)}, this model needs {wanted}"
-    own = layer.neurolora_A[adapter].dtype if adapter in layer.neurolora_A else torch.float32
-    if is_packed != (own == torch.int8):
-        return f"{key} is {stored.dtype}, which is not how projection={_kind_kept_as(own)!r} is stored"
-    return None
-
-
-def _kind_kept_as(dtype: torch.dtype) -> str:
-    """Which `projection` a layer keeps in this dtype."""
-    return "ternary" if dtype == torch.int8 else "gaussian"
-
-
-def _unpacked(stored: Tensor, scale: float, layer: NeuroLoraLayer) -> Projection:
-    values = unpack_ternary(stored, layer.in_features) if stored.dtype == torch.uint8 else stored
-    return Projection(values, scale)
-
-
-def _check_fingerprint(
-    layer: NeuroLoraLayer, projection: Projection, recorded: Tensor | None, origin: str
-) -> None:
-    found = fingerprint(projection)
-    wanted = bytes(recorded.tolist()).hex() if recorded is not None else None
-    if wanted is not None and wanted != found:
+def _check_projection(prefix: str, layer: NeuroLoraLayer, adapter: str, state: State) -> None:
+    values, scale = state[f"{prefix}.{_name_of_a(layer, adapter)}"], float(state[f"{prefix}.{SCALE}"])
+    found = fingerprint(values, scale)
+    wanted = bytes(state[f"{prefix}.{FINGERPRINT}"].tolist()).hex()
+    if wanted != found:
         raise FingerprintMismatchError(
             explain(
                 f"loading the projection A of {layer.name}",
-                f"the adapter was trained with A {wanted[:16]}, but the {origin} A {found[:16]}",
+                f"the adapter was trained with A {wanted[:16]}, but the file or its seed gives {found[:16]}",
                 "The file is damaged, or projection_seed, density or the modules' names differ from training",
             )
         )
+    layer.projection_scale[adapter] = scale
+
+
+def _name_of_a(layer: NeuroLoraLayer, adapter: str) -> str:
+    return TRAINED_A if layer.settings[adapter].train_projection else A
 
 
 def _own_tensors(layer: NeuroLoraLayer, adapter: str) -> dict[str, Tensor]:
     """The tensors of an adapter that one module holds, by the name of their container."""
-    names = (A, "neurolora_bias", *layer.adapter_layer_names)
+    names = (A, SCALE, FINGERPRINT, "neurolora_bias", *layer.adapter_layer_names)
     return {name: getattr(layer, name)[adapter] for name in names if adapter in getattr(layer, name)}
 
 
-def _shape_problems(prefix: str, own: State, state: State) -> list[str]:
+def _problems_of(prefix: str, own: State, state: State) -> list[str]:
     problems = []
     for name, tensor in own.items():
-        key, wanted = f"{prefix}.{name}", tuple(tensor.shape)
-        if key not in state:
+        key, found = f"{prefix}.{name}", state.get(f"{prefix}.{name}")
+        if found is None:
             problems.append(f"{key} is missing")
-        elif tuple(state[key].shape) != wanted:
-            problems.append(f"{key} has shape {tuple(state[key].shape)}, this model needs {wanted}")
+        elif found.shape != tensor.shape:
+            problems.append(f"{key} has shape {tuple(found.shape)}, this model needs {tuple(tensor.shape)}")
+        elif found.is_floating_point() != tensor.is_floating_point():
+            problems.append(f"{key} is {found.dtype}, this model needs {tensor.dtype}")
     return problems
 
 
