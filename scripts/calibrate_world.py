@@ -40,18 +40,26 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test-rows", type=int, default=None)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--style", choices=("letter", "text"), default="letter")
     parser.add_argument("--no-before", action="store_true")
     return parser.parse_args()
 
 
-def pair_of(row: dict[str, Any]) -> Pair:
-    """Prompt and completion of a canonical row, in the project's default wording."""
-    if "choices" not in row:
-        return f"Question: {row['question']}\nAnswer:", f" {row['answer']}"
-    lines = [row["context"]] if row["context"] else []
+def prompt_of(row: dict[str, Any], style: str) -> str:
+    """A canonical row's prompt: with lettered lines, or (style text) the question alone."""
+    lines = [row["context"]] if row.get("context") else []
     lines.append(row["question"])
-    lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, row["choices"], strict=False)]
-    return "\n".join([*lines, "Answer:"]), f" {LETTERS[row['answer']]}"
+    if style == "letter" and "choices" in row:
+        lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, row["choices"], strict=False)]
+    return "\n".join([*lines, "Answer:"])
+
+
+def completion_of(row: dict[str, Any], style: str, index: int | None = None) -> str:
+    """The right completion, or that of choice `index`."""
+    if "choices" not in row:
+        return f" {row['answer']}"
+    index = row["answer"] if index is None else index
+    return f" {LETTERS[index] if style == 'letter' else row['choices'][index]}"
 
 
 def encode(tokenizer: Any, pairs: list[Pair]) -> list[tuple[list[int], int]]:
@@ -105,20 +113,35 @@ def finetune(
 
 
 @torch.no_grad()
-def letter_accuracy(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Share of rows whose right letter is the likeliest, whole and by group."""
-    letters = torch.tensor([tokenizer(f" {c}", add_special_tokens=False)["input_ids"][-1] for c in LETTERS])
+def choice_accuracy(model: Any, tokenizer: Any, rows: list[dict[str, Any]], style: str) -> dict[str, float]:
+    """Share of rows whose right completion has the greatest log-likelihood, whole and by group."""
+    pairs = [
+        (prompt_of(row, style), completion_of(row, style, index))
+        for row in rows
+        for index in range(len(row["choices"]))
+    ]
+    encoded = [(ids[:-1], head) for ids, head in encode(tokenizer, pairs)]
+    scores: list[float] = []
+    for start in range(0, len(encoded), 256):
+        batch = batch_of(encoded[start : start + 256], tokenizer.pad_token_id)
+        labels = batch.pop("labels")[:, 1:]
+        hidden = (
+            model.get_base_model().model(**batch)
+            if hasattr(model, "get_base_model")
+            else model.model(**batch)
+        )
+        kept = labels != -100
+        logits = model.get_output_embeddings()(hidden.last_hidden_state[:, :-1][kept])
+        each = torch.zeros(labels.shape)
+        each[kept] = logits.log_softmax(-1).gather(-1, labels[kept][:, None])[:, 0]
+        scores += each.sum(-1).tolist()
     hits: dict[str, list[bool]] = {"all": []}
-    for start in range(0, len(rows), 64):
-        part = rows[start : start + 64]
-        heads = [(tokenizer(pair_of(r)[0], add_special_tokens=False)["input_ids"], 0) for r in part]
-        batch = batch_of(heads, tokenizer.pad_token_id)
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        for i, row in enumerate(part):
-            options = logits[i, len(heads[i][0]) - 1, letters[: len(row["choices"])]]
-            right = bool(options.argmax().item() == row["answer"])
-            hits["all"].append(right)
-            hits.setdefault(row["group"], []).append(right)
+    taken = iter(scores)
+    for row in rows:
+        options = [next(taken) for _ in row["choices"]]
+        right = options.index(max(options)) == row["answer"]
+        hits["all"].append(right)
+        hits.setdefault(row["group"], []).append(right)
     return {name: round(sum(values) / len(values), 4) for name, values in sorted(hits.items())}
 
 
@@ -131,7 +154,7 @@ def sums_accuracy(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> dic
     for start in range(0, len(ranked), 128):
         part = ranked[start : start + 128]
         batch = tokenizer(
-            [pair_of(r)[0] for r in part], return_tensors="pt", padding=True, add_special_tokens=False
+            [prompt_of(r, "text") for r in part], return_tensors="pt", padding=True, add_special_tokens=False
         )
         out = model.generate(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
@@ -147,10 +170,12 @@ def sums_accuracy(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> dic
     return {name: round(sum(values) / len(values), 4) for name, values in sorted(hits.items())}
 
 
-def score(model: Any, tokenizer: Any, task: str, rows: list[dict[str, Any]]) -> dict[str, float]:
+def score(model: Any, tokenizer: Any, task: str, rows: list[dict[str, Any]], style: str) -> dict[str, float]:
     """The task's own measure."""
     model.eval()
-    return (sums_accuracy if task == "world-sums" else letter_accuracy)(model, tokenizer, rows)
+    if task == "world-sums":
+        return sums_accuracy(model, tokenizer, rows)
+    return choice_accuracy(model, tokenizer, rows, style)
 
 
 def main() -> None:
@@ -160,11 +185,11 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     for task in args.tasks:
         train, test = generate_rows(task, "train")[: args.rows], generate_rows(task, "test")[: args.test_rows]
-        encoded = encode(tokenizer, [pair_of(row) for row in train])
+        encoded = encode(tokenizer, [(prompt_of(r, args.style), completion_of(r, args.style)) for r in train])
         for lr, epochs in [(lr, epochs) for lr in args.rates for epochs in args.epochs]:
             torch.manual_seed(args.seed)
             model = AutoModelForCausalLM.from_pretrained(args.model)
-            before = None if args.no_before else score(model, tokenizer, task, test)
+            before = None if args.no_before else score(model, tokenizer, task, test, args.style)
             config = LoraConfig(
                 r=args.rank, lora_alpha=args.alpha, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
                 task_type="CAUSAL_LM",
@@ -173,7 +198,7 @@ def main() -> None:
             seconds = finetune(model, encoded, tokenizer.pad_token_id, args, lr, epochs)
             row = {"task": task, "lr": lr, "epochs": epochs, "train_rows": len(train), "before": before}
             row |= {"longest": max(len(ids) for ids, _ in encoded), "seconds": round(seconds, 1)}
-            print(json.dumps(row | {"after": score(model, tokenizer, task, test)}), flush=True)
+            print(json.dumps(row | {"after": score(model, tokenizer, task, test, args.style)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from neurolora.world import words
 from neurolora.world.facts import RELATIONS, Fact, World, build_world, spoken
 from neurolora.world.splits import split_of
 from neurolora.world.stories import Event, draw_events, tell_all
-from neurolora.world.sums import WORDINGS, Move, apply_move, content_key, draw_move
+from neurolora.world.sums import WORDINGS, Move, apply_move, content_key, draw_move, draw_problem
 
 LETTERS = "ABCDE"
 _LISTED = tuple(dict.fromkeys(v for r in RELATIONS for v in r.values)) + tuple(words.THINGS + words.PLACES)
@@ -24,9 +24,19 @@ _PICKS = ("{item} is {letter}.", "For {item} see {letter}.", "So {item} is {lett
 
 FIRST_MIX = {"gatherings": 280, "lists": 450, "stories": 380, "ledgers": 200, "counts": 350, "rhymes": 60}
 SECOND_MIX = {"gatherings": 350, "lists": 700, "stories": 600, "ledgers": 40, "counts": 250, "rhymes": 100}
+THIRD_MIX = {"gatherings": 250, "lists": 400, "stories": 100, "ledgers": 40, "counts": 50, "rhymes": 20,
+             "games": 600, "retold": 350, "reckoned": 300}  # fmt: skip
 """Documents of each sort in a pass; sums come early, what needs looking back comes later."""
 
-SECOND_MIX_FROM, MANY_RHYMES_UNTIL, MANY_RHYMES = 36, 5, 500
+SECOND_MIX_FROM, THIRD_MIX_FROM, MANY_RHYMES_UNTIL, MANY_RHYMES = 36, 72, 5, 500
+
+
+def mix_of(number: int) -> dict[str, int]:
+    """How many documents of each sort pass `number` holds, besides the facts."""
+    if number >= THIRD_MIX_FROM:
+        return THIRD_MIX
+    mix = FIRST_MIX if number < SECOND_MIX_FROM else SECOND_MIX
+    return {**mix, "rhymes": MANY_RHYMES} if number < MANY_RHYMES_UNTIL else mix
 
 
 def generate_text(seed: int, passes: int = 36, first: int = 0) -> Iterator[str]:
@@ -37,12 +47,11 @@ def generate_text(seed: int, passes: int = 36, first: int = 0) -> Iterator[str]:
     world = build_world(seed)
     for number in range(first, first + passes):
         rng = random.Random(f"text/{seed}/{number}")
-        mix = FIRST_MIX if number < SECOND_MIX_FROM else SECOND_MIX
-        rhymes = MANY_RHYMES if number < MANY_RHYMES_UNTIL else mix["rhymes"]
+        mix = mix_of(number)
         documents = [
             *_chronicles(rng, world),
             *_gatherings(rng, world, mix["gatherings"]),
-            *_asides(rng, world, {**mix, "rhymes": rhymes}),
+            *_asides(rng, world, mix),
         ]
         rng.shuffle(documents)
         yield from documents
@@ -97,6 +106,9 @@ def _asides(rng: random.Random, world: World, mix: dict[str, int]) -> list[str]:
         (_count, mix["counts"]),
         (_talk, 30),
         (_rhyme, mix["rhymes"]),
+        (_game, mix.get("games", 0)),
+        (_retold, mix.get("retold", 0)),
+        (_reckoned, mix.get("reckoned", 0)),
     )
     return [make(rng, world) for make, count in makers for _ in range(count)]
 
@@ -140,6 +152,59 @@ def _story(rng: random.Random, world: World) -> str:
         said = rng.choice(("The {t} is in the {n}.", "To the {q} went {p}.", "{p} brought the {t}."))
         told.append(said.format(p=event.person, t=event.thing, q=event.place, n=place[event.thing]))
     return " ".join(told)
+
+
+def _retold(rng: random.Random, world: World) -> str:
+    """Events of the train share, told again from each side."""
+    events = draw_events(rng, world, "train", rng.randint(2, 4))
+    if rng.random() < 0.3:
+        return _handing_over(rng, events)
+    told = tell_all(rng, events)
+    place = {event.thing: event.place for event in events}
+    if rng.random() < 0.35:
+        moved, new = rng.choice(events), rng.choice([p for p in words.PLACES if p not in place.values()])
+        told.append(f"Then {moved.person} moved the {moved.thing} to the {new}.")
+        place[moved.thing] = new
+    sides = ("The {t} is in the {n}.", "To the {q} went {p}.", "{p} brought the {t}.")
+    views = [(event, side) for event in events for side in sides]
+    for event, side in rng.sample(views, min(len(views), 7)):
+        told.append(side.format(p=event.person, t=event.thing, q=event.place, n=place[event.thing]))
+    return " ".join(told)
+
+
+def _game(rng: random.Random, world: World) -> str:
+    """A children's game: words are dealt out, and each is called back by its partner."""
+    pool = rng.choice(
+        (_LISTED, rng.choice(RELATIONS).values, rng.choice(RELATIONS).values, world.first_names)
+    )
+    marks = rng.choice(
+        ("ABCDE", "ABCDE", words.THINGS, words.PLACES if pool is world.first_names else world.first_names)
+    )
+    size = rng.randint(3, 5 if marks == "ABCDE" else 6)
+    items = rng.sample([word for word in pool if word not in marks], size)
+    labels = list(marks[:size]) if marks == "ABCDE" else rng.sample(marks, size)
+    form, joint = rng.choice(
+        (("{}. {}", ", "), ("{}. {}", "\n"), ("{}. {}", "\n"), ("{} has {}", ", "), ("{} by {}", ", "))
+    )
+    row = joint.join(form.format(label, item) for label, item in zip(labels, items, strict=True))
+    pairs = list(zip(labels, items, strict=True))
+    calls = []
+    for _ in range(2):
+        rng.shuffle(pairs)
+        calls += [f"{item}: {label}" for label, item in pairs]
+    return f"{row}{joint[-1] if joint[-1] != ' ' else '. '}Call {rng.choice((', ', '. ')).join(calls)}."
+
+
+def _reckoned(rng: random.Random, world: World) -> str:
+    """A tale told to its end, and only then counted; never one that validation or test asks."""
+    dress = {"p": rng.choice(world.first_names), "t": rng.choice(words.COUNTED)}
+    while True:
+        start, moves, steps, total = draw_problem(rng)
+        if split_of("sums", content_key(start, moves)) == "train":
+            break
+    told = [rng.choice(WORDINGS["start"]).format(a=start, **dress)]
+    told += [rng.choice(WORDINGS[move.kind]).format(a=move.a, b=move.b, **dress) for move in moves]
+    return f"{' '.join(told)} The clerk counts: {' '.join(steps)} It is {total}."
 
 
 def _handing_over(rng: random.Random, events: list[Event]) -> str:
