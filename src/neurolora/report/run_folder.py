@@ -120,9 +120,6 @@ def _json_object(text: str) -> JSON | None:
     return value if isinstance(value, dict) else None
 
 
-ROUTING_KEYS = ("active_frequency", "gate_mean", "gate_std")
-
-
 def _checked_routing(run: RunFolder, routing: JSON | None) -> JSON | None:
     """Routing with only those layers that can be drawn; None if there is none."""
     if routing is None:

@@ -30,8 +30,8 @@ def test_values_are_spelled_in_one_line():
 
 
 def test_flatten_keeps_order_and_joins_names():
-    rows = flatten({"b": {"y": 1, "x": {}}, "a": None})
-    assert rows == [("b.y", "1"), ("b.x", ABSENT), ("a", ABSENT)]
+    rows = flatten({"b": {"y": {"z": 1}, "x": {}}, "a": None})
+    assert rows == [("b.y.z", "1"), ("b.x", ABSENT), ("a", ABSENT)]
 
 
 def test_everything_in_a_template_is_escaped():
