@@ -7,6 +7,7 @@ command line afterwards, from the folder that this leaves.
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +86,7 @@ def run_training(
     folder = config.output_dir
     if resume is not None and is_finished(folder):
         notify(f"the run in {folder} is finished already; nothing to do")
-        return RunResult(folder, read_finished(folder))
+        return RunResult(folder, read_finished(folder), is_main_process=os.environ.get("RANK", "0") == "0")
     if resume is None and not overwrite:
         refuse_if_used(folder)
     set_seed(config.train.seed)
