@@ -3,10 +3,10 @@
     python benchmarks/real_data.py language --data FOLDER --model FOLDER --out real_language.json
     python benchmarks/real_data.py classification --data FOLDER --model FOLDER --out real_classification.json
 
-language: a causal language model on GSM8K and ScienceQA (text only), scored before and after by the loss of the
-answer's tokens and, for ScienceQA, by the likelihood of the choices. classification: an encoder with a head on
-AG News and SST-2, scored by accuracy. Same rank, same rows, same steps, same number of learning rates tried on
-validation rows (seed 0 alone); test rows are scored once, for every seed, with the rate found.
+language: a causal language model on GSM8K and ScienceQA (text only), scored before and after by the loss
+of the answer's tokens and, for ScienceQA, by the likelihood of the choices. classification: an encoder with
+a head on AG News and SST-2, scored by accuracy. Same rank, same rows, same steps, same number of learning
+rates tried on validation rows (seed 0 alone); test rows are scored once for every seed, with the rate found.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ WINDOW = 512  # tokens; rows that do not fit are left out, in training and in sc
 
 
 def rate_settings(method: str, rate: float) -> dict[str, float]:
-    return {"learning_rate": rate, **({"gate_learning_rate": rate * GATE_SHARE} if method == "neurolora" else {})}
+    return {
+        "learning_rate": rate,
+        **({"gate_learning_rate": rate * GATE_SHARE} if method == "neurolora" else {}),
+    }
 
 
 # --- language ---------------------------------------------------------------------------------------------
@@ -52,7 +55,9 @@ def language_request(arguments: argparse.Namespace, task: str, limit: int | None
     )
 
 
-def language_scores(model: Any, tokenizer: Any, arguments: argparse.Namespace, task: str, split: str) -> dict[str, float]:
+def language_scores(
+    model: Any, tokenizer: Any, arguments: argparse.Namespace, task: str, split: str
+) -> dict[str, float]:
     from neurolora.evaluation import answer_token_loss, label_likelihood_accuracy
     from neurolora.tasks import encode, load_examples
 
@@ -147,7 +152,8 @@ def classification_run(
     model, tokenizer = classifier(arguments, method, len(rows["train"][0]["labels"]), seed)
     before = classification_accuracy(model, tokenizer, rows[split], max_length=48)
     encoded = [
-        {**tokenizer(row["sentence"], truncation=True, max_length=48), "labels": row["label"]} for row in rows["train"]
+        {**tokenizer(row["sentence"], truncation=True, max_length=48), "labels": row["label"]}
+        for row in rows["train"]
     ]
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
@@ -208,7 +214,9 @@ def study(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 rows.append({"task": task, "method": method, "seed": seed, "rate": best, "tried": tried,
                              "seconds": seconds, **result})  # fmt: skip
                 print(f"{task} {method} seed {seed}: {result['before']} -> {result['after']}", flush=True)
-                write_json(arguments.out, {"rows": rows, "arguments": vars(arguments), "environment": environment()})
+                write_json(
+                    arguments.out, {"rows": rows, "arguments": vars(arguments), "environment": environment()}
+                )
     return rows
 
 
@@ -222,13 +230,15 @@ def summarise(rows: list[dict[str, Any]]) -> str:
                 before = statistics.mean(row["before"][score] for row in mine)
                 after = [row["after"][score] for row in mine]
                 spread = statistics.stdev(after) if len(after) > 1 else float("nan")
-                lines.append(f"| {task} | {method} | {mine[0]['rate']:g} | {mine[0]['trainable']:,} | {score} | "
-                             f"{before:.3f} | {statistics.mean(after):.3f} ({spread:.3f}) |")  # fmt: skip
+                who = f"| {task} | {method} | {mine[0]['rate']:g} | {mine[0]['trainable']:,} "
+                lines.append(f"{who}| {score} | {before:.3f} | {statistics.mean(after):.3f} ({spread:.3f}) |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--data", required=True, help="folder with gsm8k/, scienceqa/ and textcls/")
     parser.add_argument("--model", required=True, help="folder or hub name of the base model")

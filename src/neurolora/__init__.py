@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from neurolora.autoregister import register_with_peft
+from neurolora.version import __version__
 
 if TYPE_CHECKING:
     from neurolora.training import NeuroLoraCallback, NeuroLoraTrainer, create_optimizer_groups
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
         routing_statistics,
         step_load_balance,
     )
-
-__version__ = "0.1.0"
 
 # Public name -> the room it lives in.
 _HOMES = {
@@ -43,6 +42,7 @@ __all__ = [
     "NeuroLoraConfig",
     "NeuroLoraModel",
     "NeuroLoraTrainer",
+    "__version__",
     "create_optimizer_groups",
     "get_auxiliary_loss",
     "routing_statistics",

@@ -22,7 +22,9 @@ from neurolora.errors import AdapterError, explain
 if TYPE_CHECKING:
     from neurolora.training import RunResult
 
-OutputDir = Annotated[Path, typer.Option("--output-dir", help="The run folder; an old demo in it is replaced.")]
+OutputDir = Annotated[
+    Path, typer.Option("--output-dir", help="The run folder; an old demo in it is replaced.")
+]
 TaskName = Annotated[str, typer.Option("--task", help="world-recall, world-passage or world-sums.")]
 Method = Annotated[str, typer.Option("--method", help="neurolora, flylora or lora.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the run.")]

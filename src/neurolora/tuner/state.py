@@ -14,13 +14,13 @@ import warnings
 
 from torch import Tensor, nn
 
-import neurolora
 from neurolora.core.projection import Projection, fingerprint
 from neurolora.errors import AdapterError, FingerprintMismatchError, explain
 from neurolora.tuner.auxiliary import adapter_layers
 from neurolora.tuner.config import NeuroLoraConfig
 from neurolora.tuner.fingerprint import base_difference, base_fingerprint, combined_fingerprint
 from neurolora.tuner.layer import NeuroLoraLayer
+from neurolora.version import __version__
 
 A, SCALE, FINGERPRINT = "neurolora_A", "neurolora_A_scale", "neurolora_A_fingerprint"
 TRAINED_A = "neurolora_A_trained"
@@ -53,7 +53,7 @@ def pack_state(model: nn.Module, config: NeuroLoraConfig, adapter: str, state: S
             state.pop(_key(path, A, adapter), None)
     config.projection_fingerprint = combined_fingerprint(parts)
     config.base_fingerprint = base_fingerprint(_base(model))
-    config.neurolora_version = neurolora.__version__
+    config.neurolora_version = __version__
     return state
 
 
