@@ -95,7 +95,7 @@ def _end_token(tokenizer: Any, model_config: Any) -> str:
     if named:
         return named[0]
     newline = plain_ids(tokenizer, "\n")
-    if newline and newline[-1] not in tokenizer.all_special_ids:
+    if newline and "\n" in tokenizer.decode(newline[-1:]):  # and not a token for the unknown
         return str(tokenizer.convert_ids_to_tokens(newline[-1]))
     special = [str(token) for token in tokenizer.all_special_tokens]
     return special[0] if special else str(tokenizer.convert_ids_to_tokens(len(tokenizer) - 1))

@@ -139,7 +139,7 @@ def problem(split, image=None, **values):
 
 def test_scienceqa_official_files(write, tmp_path):
     problems = {
-        "1": problem("train"),
+        "1": {key: value for key, value in problem("train").items() if key != "split"},
         "2": problem("val", hint=""),
         "3": problem("test", choices=["a", "b", "c", "d", "e"], answer=4),
         "4": problem("train", image="image.png"),

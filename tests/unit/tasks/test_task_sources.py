@@ -171,3 +171,11 @@ def test_columns_must_be_fields_of_the_task(write):
         load_rows(TaskRequest("gsm8k", path, columns={"questoin": "ask"}), "train")
     with pytest.raises(DataError, match=r"field 'aks' of .*train\.jsonl, line 1: .*Did you mean 'ask'"):
         load_rows(TaskRequest("gsm8k", path, columns={"question": "aks"}), "train")
+
+
+def test_a_file_of_another_name_is_not_train_beside_a_test_file(write, tmp_path):
+    write("test.jsonl", GSM)
+    write("answers_of_the_test.jsonl", GSM)
+    write("rest.jsonl", GSM)
+    with pytest.raises(DataError, match="there is 'test'"):
+        load_rows(TaskRequest("gsm8k", str(tmp_path)), "train")

@@ -51,7 +51,8 @@ def tiny(vocabulary, **special):
 @pytest.mark.parametrize(
     ("vocabulary", "special", "end", "pad"),
     [
-        (["a", "b", "\n"], {}, "\n", "\n"),
+        (["a", "\n", "b"], {}, "\n", "\n"),
+        (["a", "b", "c"], {}, "c", "c"),
         (["?", "a", "b"], {"unk_token": "?"}, "?", "?"),
         (["?", "a", "b", "<|endoftext|>"], {"unk_token": "?"}, "<|endoftext|>", "?"),
         (
