@@ -71,7 +71,7 @@ def start(fake, *arguments, **settings):
         "cli.COMMANDS += (cli.CommandRow('fake', 'fake_command_file', 'fake_command', 'Short.'),); "
         "sys.exit(cli.main(sys.argv[1:]))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(fake)}
+    environment = {**os.environ, "PYTHONPATH": str(fake), "PYTHONUNBUFFERED": ""}
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **settings,
