@@ -118,10 +118,11 @@ class NeuroLoraLayer(BaseTunerLayer):
         device = "cpu" if B.is_meta else B.device
         digest = list(bytes.fromhex(fingerprint(projection)))
         self.projection_scale[adapter_name] = projection.scale
-        self.neurolora_A_scale[adapter_name] = torch.tensor(
-            projection.scale, dtype=torch.float64, device=device
+        scale = torch.tensor(projection.scale, dtype=torch.float64, device=device)
+        _write(self.neurolora_A_scale, adapter_name, scale)
+        _write(
+            self.neurolora_A_fingerprint, adapter_name, torch.tensor(digest, dtype=torch.uint8, device=device)
         )
-        self.neurolora_A_fingerprint[adapter_name] = torch.tensor(digest, dtype=torch.uint8, device=device)
 
     def _move_adapter_to_device_of_base_layer(
         self, adapter_name: str, device: torch.device | None = None
@@ -252,3 +253,11 @@ def _put_back(exact: list[tuple[BufferDict, str, Tensor]]) -> None:
     for container, name, value in exact:
         if container[name].dtype != value.dtype and not value.is_meta:
             container[name] = value.to(container[name].device)
+
+
+def _write(container: BufferDict, name: str, value: Tensor) -> None:
+    """Put a value in place, so that a state dict taken before sees it; else put a new tensor there."""
+    if name in container and not container[name].is_meta:
+        container[name].copy_(value)
+    else:
+        container[name] = value

@@ -221,3 +221,16 @@ def test_a_safetensors_file_of_the_state_loads_again(tiny: ModuleType, tmp_path:
     set_peft_model_state_dict(other, load_file(tmp_path / "state.safetensors"))
     batch = tiny.inputs("llama")
     assert tiny.outputs(other.eval(), batch).equal(tiny.outputs(model.eval(), batch))
+
+
+def test_a_trained_a_has_the_fingerprint_of_what_is_saved(tiny: ModuleType) -> None:
+    model = adapted(tiny, train_projection=True)
+    before = dict(model.state_dict())
+    at_start = before[f"{Q}.neurolora_A_fingerprint.default"].clone()
+    tiny.train(model, tiny.labelled("llama"))
+    state = state_of(model)
+    A = state[f"{Q}.neurolora_A_trained"]
+    digest = list(bytes.fromhex(fingerprint(A, 1.0)))
+    assert state[f"{Q}.neurolora_A_fingerprint"].tolist() == digest
+    assert before[f"{Q}.neurolora_A_fingerprint.default"].tolist() == digest
+    assert at_start.tolist() != digest
