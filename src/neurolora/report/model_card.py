@@ -17,7 +17,7 @@ from neurolora.report.inspection import AdapterFacts, inspect_adapter
 from neurolora.report.page import ABSENT, TEMPLATES, flatten, spell
 from neurolora.report.run_folder import RunFolder, read_run
 from neurolora.report.training import describe_adapter, fingerprint_rows, parameter_rows, result_table
-from neurolora.world import bundled_model_path
+from neurolora.world import MODEL_ALIAS, bundled_model_path
 
 CARD = "README.md"
 
@@ -89,7 +89,7 @@ def front_matter(run: RunFolder, adapter: AdapterFacts) -> str:
         tags.insert(0, "flylora")
     values: dict[str, Any] = {"library_name": "peft", "tags": tags}
     base = public_base(adapter)
-    if base and base == adapter.base_model:
+    if base and base == adapter.base_model and base != MODEL_ALIAS:  # which is no name on the hub
         values["base_model"] = base
     if datasets := _hub_datasets(run):
         values["datasets"] = datasets

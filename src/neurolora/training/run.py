@@ -7,6 +7,7 @@ command line afterwards, from the folder that this leaves.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from neurolora.training.run_folder import (
     read_finished,
     refuse_if_used,
 )
+from neurolora.world import resolve_model_name
 
 Notify = Callable[[str], None]
 ROUTING_BATCHES = 8
@@ -219,6 +221,7 @@ def _finish(trainer: Any, prepared: _Prepared, summary: dict[str, Any]) -> None:
         trainer.save_model(str(staged))
         trainer.accelerator.wait_for_everyone()
         if trainer.args.should_save:
+            _name_base_as_asked(staged / "adapter_config.json", prepared.config)
             routing = _routing(trainer, prepared)
             if routing is not None:
                 write_json(staged / "routing.json", routing)
@@ -229,6 +232,14 @@ def _finish(trainer: Any, prepared: _Prepared, summary: dict[str, Any]) -> None:
             raise
         do = "The last checkpoint is whole: free some space and go on with --resume"
         raise OutputError(explain(f"saving the result in {folder}", why_not_written(error), do)) from error
+
+
+def _name_base_as_asked(path: Path, config: TrainingConfig) -> None:
+    """An adapter of the built-in model names it by its alias, which is right on any machine."""
+    name = config.model.model_name_or_path
+    if path.is_file() and resolve_model_name(name) != name:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, {**values, "base_model_name_or_path": name})
 
 
 def _routing(trainer: Any, prepared: _Prepared) -> dict[str, Any] | None:
