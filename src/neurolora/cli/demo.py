@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neurolora.cli.console import messages, print_json, results
-from neurolora.cli.reload_check import OUTPUTS, write_outputs
+from neurolora.cli.reload_check import OUTPUTS, use_one_thread, write_outputs
 from neurolora.errors import AdapterError, explain
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def demo_command(
     Takes about two minutes on two cores. The bundled model has read texts of a small invented world; the
     task asks about that world in a form it has never seen.
     """
+    use_one_thread()
     started = time.perf_counter()
     result, scores = _train_and_score(output_dir, task, method, seed)
     _check_in_new_process(result)
