@@ -1,8 +1,8 @@
 """Measure the world's tasks: the bundled model before and after a plain LoRA, task by task.
 
 Run from the project's root:  python scripts/calibrate_world.py --tasks world-recall world-sums
-A loop of its own and PEFT's LoRA on q, k, v, o; multiple choice is scored by the likelihood of the letter,
-sums by greedy generation and exact match. It prints a JSON line a task and writes nothing.
+A loop of its own and PEFT's LoRA on q, k, v, o; multiple choice is scored by the likelihood of the choice's
+text (or letter), sums by greedy generation and exact match. It prints a JSON line a task and writes nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test-rows", type=int, default=None)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--style", choices=("letter", "text"), default="letter")
+    parser.add_argument("--style", choices=("letter", "text"), default="text")
     parser.add_argument("--no-before", action="store_true")
     return parser.parse_args()
 

@@ -25,6 +25,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from neurolora.files import write_json, write_text
 from neurolora.provenance import environment
 from neurolora.world import generate_text
+from neurolora.world.text import FOURTH_MIX_FROM, SECOND_MIX_FROM, THIRD_MIX_FROM
 
 BOS, EOS, PAD = "<bos>", "<eos>", "<pad>"
 PIECES = r" ?\p{L}+| ?\d| ?[^\s\p{L}\d]| +(?= )|\s"
@@ -40,6 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--passes", type=int, default=36)
     parser.add_argument("--steps", type=int, default=1300)
+    parser.add_argument("--stop", type=int, default=None, help="end here, before the rate has fallen to zero")
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--hidden", type=int, default=128)
@@ -52,6 +54,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--decay", type=float, default=0.45, help="last share of the steps, falling to zero")
     parser.add_argument("--first-pass", type=int, default=0)
     parser.add_argument("--continue-run", action="store_true", help="go on from the model that is in --out")
+    parser.add_argument("--revive", action="store_true", help="train nothing; make unseen tokens usable")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
@@ -119,6 +122,30 @@ def small_llama(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) ->
         pad_token_id=tokenizer.pad_token_id,
     )
     return LlamaForCausalLM(config)
+
+
+def seen_tokens(tokenizer: PreTrainedTokenizerFast, seed: int) -> torch.Tensor:
+    """Which tokens (vocabulary,) occur in the text: one pass of each mix is looked through."""
+    seen = torch.zeros(len(tokenizer), dtype=torch.bool)
+    seen[tokenizer.eos_token_id] = True
+    for first in (0, SECOND_MIX_FROM, THIRD_MIX_FROM, FOURTH_MIX_FROM):
+        for ids in tokenizer(list(generate_text(seed, 1, first)))["input_ids"]:
+            seen[ids] = True
+    return seen
+
+
+@torch.no_grad()
+def revive_unseen_rows(model: LlamaForCausalLM, seen: torch.Tensor, seed: int) -> int:
+    """Draw the embeddings of tokens that the text never shows from the seen rows' mean and deviation.
+
+    Tied to the head, such rows are only ever pushed away; a frozen base could never be taught to say them,
+    the signs of `####` among them. Gives how many there were.
+    """
+    rows = model.get_input_embeddings().weight
+    count = int((~seen).sum())
+    noise = torch.randn(count, rows.shape[1], generator=torch.Generator().manual_seed(seed))
+    rows[~seen] = rows[seen].mean(0) + rows[seen].std(0) * noise
+    return count
 
 
 class MatrixOptimizer(torch.optim.Optimizer):
@@ -199,7 +226,8 @@ def pretrain(
     began, losses = time.time(), []
     model.train()
     workers = ThreadPoolExecutor(args.threads, initializer=lambda: torch.set_num_threads(1))
-    for step in range(args.steps):
+    last = args.stop or args.steps
+    for step in range(last):
         chosen = order[torch.arange(step * args.batch, (step + 1) * args.batch) % len(order)]
         ids = windows[chosen].long()
         loss = backward_in_halves(model, ids, workers)
@@ -210,7 +238,7 @@ def pretrain(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         losses.append(loss)
-        if (step + 1) % 50 == 0 or step + 1 == args.steps:
+        if (step + 1) % 50 == 0 or step + 1 == last:
             row = {
                 "step": step + 1,
                 "tokens": (step + 1) * ids.numel(),
@@ -224,31 +252,46 @@ def pretrain(
     return log
 
 
-def main() -> None:
-    """Tokenizer, text, model, training, files."""
-    args = arguments()
-    torch.set_num_threads(1)
-    before: dict[str, Any] = {"runs": []}
-    log_path = args.out / "pretraining_log.jsonl"
+def revive(args: argparse.Namespace) -> None:
+    """The last step: unseen tokens made usable in the finished model of --out."""
+    provenance = json.loads((args.out / "provenance.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(args.out)
+    model = LlamaForCausalLM.from_pretrained(args.out)
+    provenance["revived_rows"] = revive_unseen_rows(model, seen_tokens(tokenizer, args.seed), args.seed)
+    save(model, args.out, provenance)
+
+
+def save(model: LlamaForCausalLM, out: Path, provenance: dict[str, Any]) -> None:
+    """The model, and what made it with the weights' fingerprint."""
+    model.eval().save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
+    provenance["model_sha256"] = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    write_json(out / "provenance.json", provenance)
+
+
+def start(args: argparse.Namespace) -> tuple[PreTrainedTokenizerFast, LlamaForCausalLM, list[dict[str, Any]]]:
+    """Tokenizer, model and the runs before this one: new ones, or those of --out."""
     if args.continue_run:
-        before = json.loads((args.out / "provenance.json").read_text())
-        tokenizer = AutoTokenizer.from_pretrained(args.out)
-        model = LlamaForCausalLM.from_pretrained(args.out)
-    else:
-        tokenizer = train_tokenizer(generate_text(args.seed, 3), args.vocab)
-        model = small_llama(args, tokenizer)
-        tokenizer.save_pretrained(args.out)
-        write_text(log_path, "")
+        runs = json.loads((args.out / "provenance.json").read_text())["runs"]
+        return AutoTokenizer.from_pretrained(args.out), LlamaForCausalLM.from_pretrained(args.out), runs
+    tokenizer = train_tokenizer(generate_text(args.seed, 3), args.vocab)
+    tokenizer.save_pretrained(args.out)
+    write_text(args.out / "pretraining_log.jsonl", "")
+    return tokenizer, small_llama(args, tokenizer), []
+
+
+def run(args: argparse.Namespace) -> None:
+    """One run of pre-training, its log and its place in provenance.json."""
+    tokenizer, model, runs = start(args)
     tokens, text_digest = packed_tokens(tokenizer, args)
     count = sum(p.numel() for p in model.parameters())
     print(f"{count:,} parameters, {len(tokens):,} tokens of text, {len(tokenizer)} kinds", flush=True)
     log = pretrain(model, tokens, args)
-    model.eval().save_pretrained(args.out)
-    lines = [json.dumps({"run": len(before["runs"]), **row}) + "\n" for row in log]
+    log_path = args.out / "pretraining_log.jsonl"
+    lines = [json.dumps({"run": len(runs), **row}) + "\n" for row in log]
     write_text(log_path, log_path.read_text() + "".join(lines))
-    weights = hashlib.sha256((args.out / "model.safetensors").read_bytes()).hexdigest()
-    run = {
-        "arguments": {k: v for k, v in vars(args).items() if k != "out"},
+    this_run = {
+        "arguments": {k: v for k, v in vars(args).items() if k not in ("out", "revive")},
         "text_tokens": len(tokens),
         "text_sha256": text_digest,
         "seconds": log[-1]["seconds"],
@@ -257,11 +300,17 @@ def main() -> None:
     provenance = {
         "made_by": "scripts/pretrain_world.py",
         "parameters": count,
-        "model_sha256": weights,
         "first_pass_sha256": digest_of(generate_text(args.seed, 1)),
-        "runs": [*before["runs"], run],
+        "runs": [*runs, this_run],
     }
-    write_json(args.out / "provenance.json", provenance)
+    save(model, args.out, provenance)
+
+
+def main() -> None:
+    """A run, or the last step after all runs."""
+    args = arguments()
+    torch.set_num_threads(1)
+    (revive if args.revive else run)(args)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,17 @@ from __future__ import annotations
 
 import random
 
-from neurolora.world.facts import RELATIONS, Fact, build_world
+from neurolora.world.facts import RELATIONS, Fact, build_world, spoken
 from neurolora.world.splits import Row, answer_deck, place_choices
 
 CHOICES = 4
 SIZES = {"train": 2400, "validation": 200, "test": 1200}
+SHORT = "What is the {n} of {e}?"
+UNTRAINED = (
+    "Which {n} would you name for {e}?",
+    "As to {e}, what {n} is right?",
+    "Somebody asks you about {e}. Which {n} do you tell?",
+)
 _TEST_SHARE, _VALIDATION_SHARE = 0.47, 0.08
 
 
@@ -36,17 +42,17 @@ def split_facts(seed: int) -> dict[str, list[Fact]]:
 
 
 def recall_rows(split: str, seed: int) -> list[Row]:
-    """The canonical rows of `split`; in train each fact comes back with other choices and another wording."""
+    """The canonical rows of `split`; in train each fact comes back with other choices."""
     rng = random.Random(f"recall/{split}/{seed}")
     facts = split_facts(seed)[split]
     positions = answer_deck(rng, CHOICES)
-    return [_row(rng, facts[i % len(facts)], next(positions)) for i in range(SIZES[split])]
+    return [_row(rng, facts[i % len(facts)], next(positions), split) for i in range(SIZES[split])]
 
 
-def _row(rng: random.Random, fact: Fact, position: int) -> Row:
+def _row(rng: random.Random, fact: Fact, position: int, split: str) -> Row:
     wrong = rng.sample([v for v in fact.relation.values if v != fact.value], CHOICES - 1)
     return {
-        "question": _question(rng, fact),
+        "question": _question(rng, fact, split),
         "context": "",
         "choices": place_choices(fact.value, wrong, position),
         "answer": position,
@@ -54,8 +60,12 @@ def _row(rng: random.Random, fact: Fact, position: int) -> Row:
     }
 
 
-def _question(rng: random.Random, fact: Fact) -> str:
-    if rng.random() < 0.5:
-        return fact.relation.question.format(e=fact.entity)
-    name = f"the {fact.entity}" if fact.relation.kind == "beasts" else fact.entity
-    return f"What is the {fact.relation.noun} of {name}?"
+def _question(rng: random.Random, fact: Fact, split: str) -> str:
+    """In train each relation is asked in one way alone; elsewhere in either, or in words never trained on."""
+    if split == "train":
+        wording = (SHORT, fact.relation.question)[RELATIONS.index(fact.relation) % 2]
+    else:
+        wording = rng.choice((SHORT, fact.relation.question, *UNTRAINED))
+    return wording.format(
+        e=fact.entity if wording == fact.relation.question else spoken(fact), n=fact.relation.noun
+    )

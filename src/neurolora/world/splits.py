@@ -26,10 +26,15 @@ def check_split(split: str) -> None:
         )
 
 
-def split_of(*content: object) -> str:
-    """The split that owns this content: a stable hash, the same in every process and on every machine."""
+def share_of(*content: object) -> float:
+    """A number in [0, 1) that belongs to this content: a stable hash, the same on every machine."""
     digest = hashlib.sha256("\x1f".join(str(part) for part in content).encode()).digest()
-    share = int.from_bytes(digest[:8], "big") / 2**64
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def split_of(*content: object) -> str:
+    """The split that owns this content."""
+    share = share_of(*content)
     if share < _TEST_SHARE:
         return "test"
     return "validation" if share < _TEST_SHARE + _VALIDATION_SHARE else "train"

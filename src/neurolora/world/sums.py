@@ -16,8 +16,16 @@ from neurolora.world import words
 from neurolora.world.facts import build_world
 from neurolora.world.splits import Row, collect, split_of
 
-SIZES = {"train": 2400, "validation": 200, "test": 1200}
+SIZES = {"train": 1600, "validation": 200, "test": 1200}
 LARGEST = 99
+ASIDE_SHARE = 0.5
+ASIDES = (
+    "{p} is {n} years old.",
+    "The shop opens at {n}.",
+    "It is day {n} of the month.",
+    "There are {n} dogs in the yard.",
+)
+"""Sentences whose number does not matter; the general text has none of them."""
 
 WORDINGS: dict[str, tuple[str, ...]] = {
     "start": ("{p} has {a} {t}.", "{p} owns {a} {t}.", "There are {a} {t} in the shop of {p}."),
@@ -97,6 +105,9 @@ def _row(rng: random.Random, names: tuple[str, ...], split: str) -> tuple[str, R
     dress = {"p": rng.choice(names), "t": rng.choice(words.COUNTED)}
     told = [_say(rng, "start", a=start, b=0, **dress)]
     told += [_say(rng, move.kind, a=move.a, b=move.b, **dress) for move in moves]
+    if rng.random() < ASIDE_SHARE:
+        aside = rng.choice(ASIDES).format(n=rng.randint(2, 30), p=dress["p"])
+        told.insert(rng.randint(1, len(told)), aside)
     told.append(_say(rng, "end", a=0, b=0, **dress))
     return content, {"question": " ".join(told), "answer": f"{' '.join(steps)}\n#### {total}"}
 

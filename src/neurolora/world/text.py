@@ -26,13 +26,18 @@ FIRST_MIX = {"gatherings": 280, "lists": 450, "stories": 380, "ledgers": 200, "c
 SECOND_MIX = {"gatherings": 350, "lists": 700, "stories": 600, "ledgers": 40, "counts": 250, "rhymes": 100}
 THIRD_MIX = {"gatherings": 250, "lists": 400, "stories": 100, "ledgers": 40, "counts": 50, "rhymes": 20,
              "games": 600, "retold": 350, "reckoned": 300}  # fmt: skip
+FOURTH_MIX = {"gatherings": 40, "lists": 40, "stories": 60, "ledgers": 60, "counts": 50, "rhymes": 20,
+              "games": 40, "retold": 100, "reckoned": 550, "asked": 800}  # fmt: skip
 """Documents of each sort in a pass; sums come early, what needs looking back comes later."""
 
-SECOND_MIX_FROM, THIRD_MIX_FROM, MANY_RHYMES_UNTIL, MANY_RHYMES = 36, 72, 5, 500
+SECOND_MIX_FROM, THIRD_MIX_FROM, FOURTH_MIX_FROM = 36, 72, 112
+MANY_RHYMES_UNTIL, MANY_RHYMES = 5, 500
 
 
 def mix_of(number: int) -> dict[str, int]:
     """How many documents of each sort pass `number` holds, besides the facts."""
+    if number >= FOURTH_MIX_FROM:
+        return FOURTH_MIX
     if number >= THIRD_MIX_FROM:
         return THIRD_MIX
     mix = FIRST_MIX if number < SECOND_MIX_FROM else SECOND_MIX
@@ -66,13 +71,13 @@ def state(rng: random.Random, fact: Fact) -> str:
 
 
 def _chronicles(rng: random.Random, world: World) -> list[str]:
-    """Everything about one or two entities at a time."""
+    """What is told of each entity, an entity at a time."""
     by_entity: dict[str, list[Fact]] = {}
     for fact in world.facts:
         by_entity.setdefault(fact.entity, []).append(fact)
     pages = []
-    for facts in by_entity.values():
-        shuffled = rng.sample(facts, len(facts))
+    for told in by_entity.values():
+        shuffled = rng.sample(told, len(told))
         pages.append(" ".join(state(rng, fact) for fact in shuffled))
     return pages
 
@@ -109,6 +114,7 @@ def _asides(rng: random.Random, world: World, mix: dict[str, int]) -> list[str]:
         (_game, mix.get("games", 0)),
         (_retold, mix.get("retold", 0)),
         (_reckoned, mix.get("reckoned", 0)),
+        (_asked, mix.get("asked", 0)),
     )
     return [make(rng, world) for make, count in makers for _ in range(count)]
 
@@ -169,6 +175,63 @@ def _retold(rng: random.Random, world: World) -> str:
     views = [(event, side) for event in events for side in sides]
     for event, side in rng.sample(views, min(len(views), 7)):
         told.append(side.format(p=event.person, t=event.thing, q=event.place, n=place[event.thing]))
+    return " ".join(told)
+
+
+_SIDES = (
+    (
+        "The {t} is in the {n}.",
+        "Look for the {t} in the {n}.",
+        "They asked for the {t}: it is in the {n}.",
+        "{t}: {n}.",
+    ),
+    (
+        "To the {q} went {p}.",
+        "They asked who had gone to the {q}: it was {p}.",
+        "In the {q} one met {p}.",
+        "{q}: {p}.",
+    ),
+    (
+        "{p} brought the {t}.",
+        "They asked what {p} had: it was the {t}.",
+        "With {p} came the {t}.",
+        "{p}: {t}.",
+    ),
+)
+_HELD = (
+    "The {t} is now with {h}.",
+    "They asked who had the {t}: it was {h}.",
+    "{t}: {h}.",
+    "Ask for the {t} and go to {h}.",
+)
+
+
+def _asked(rng: random.Random, world: World) -> str:
+    """Events of the train share, and people who come to hear of them in many words."""
+    events = draw_events(rng, world, "train", rng.randint(2, 5))
+    place = {event.thing: event.place for event in events}
+    holder = {event.thing: event.person for event in events}
+    sides: tuple[tuple[str, ...], ...] = _SIDES
+    if rng.random() < 0.3:
+        giver, taker = rng.sample(events, 2)
+        told = [f"{event.person} had the {event.thing}." for event in events]
+        told.append(f"{giver.person} gave the {giver.thing} to {taker.person}.")
+        holder[giver.thing] = taker.person
+        sides = (_HELD,)
+    else:
+        told = tell_all(rng, events)
+        if rng.random() < 0.4:
+            moved, new = rng.choice(events), rng.choice([p for p in words.PLACES if p not in place.values()])
+            told.append(f"Then {moved.person} moved the {moved.thing} to the {new}.")
+            place[moved.thing] = new
+    views = [(event, side) for event in events for side in sides]
+    for event, side in rng.sample(views, min(len(views), 6)):
+        said = rng.choice(side)
+        told.append(
+            said.format(
+                p=event.person, t=event.thing, q=event.place, n=place[event.thing], h=holder[event.thing]
+            )
+        )
     return " ".join(told)
 
 
