@@ -19,9 +19,8 @@ CHOICE_TASKS = ("world-recall", "world-passage")
 
 def entity_in(question: str) -> str:
     names = re.findall(r"[A-Z]\w+(?: [A-Z]\w+)?", question)
-    return [
-        name for name in names if name not in {"What", "Which", "Where", "Whose", "In", "As", "Somebody"}
-    ][0]
+    openings = {"What", "Which", "Where", "Whose", "In", "As", "Somebody"}
+    return next(name for name in names if name not in openings)
 
 
 def content_of(task: str, row: dict) -> set:

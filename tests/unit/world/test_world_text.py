@@ -17,9 +17,8 @@ def text_of_each_mix() -> str:
 
 def entity_in(question: str) -> str:
     names = re.findall(r"[A-Z]\w+(?: [A-Z]\w+)?", question)
-    return [
-        name for name in names if name not in {"What", "Which", "Where", "Whose", "In", "As", "Somebody"}
-    ][0]
+    openings = {"What", "Which", "Where", "Whose", "In", "As", "Somebody"}
+    return next(name for name in names if name not in openings)
 
 
 def asks(question: str, fact: Fact) -> bool:
