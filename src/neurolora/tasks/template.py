@@ -69,6 +69,13 @@ class Example:
     source: str = ""
 
 
+# Whole answers instead of letters: a model as small as the bundled one cannot tie a letter to its line.
+ANSWER_TEXT = PromptTemplate(
+    prompt="{% if context %}{{ context }}\n{% endif %}{{ question }}\nAnswer:",
+    completion=" {{ choices[answer] }}",
+    choice=" {{ choices[index] }}",
+)
+
 MULTIPLE_CHOICE = PromptTemplate(
     prompt=(
         "{% if context %}{{ context }}\n\n{% endif %}{{ question }}\n"
