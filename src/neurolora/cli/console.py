@@ -18,10 +18,10 @@ PIPE_WIDTH = 120
 
 
 def messages() -> Console:
-    """A console on stderr for progress, notes and warnings."""
+    """A console on stderr for progress, notes and warnings; it breaks no path in two."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def results() -> Console:

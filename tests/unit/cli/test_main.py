@@ -223,8 +223,13 @@ def test_an_interrupt_inside_a_command_is_130(fake, capsys):
     assert capsys.readouterr().err.strip() == "neurolora: interrupted"
 
 
+def heed_interrupts():
+    """A job in the background is told to ignore SIGINT, and so are its children, the tests' among them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_control_c_ends_without_a_traceback(fake):
-    process = start(fake, "fake", "wait")
+    process = start(fake, "fake", "wait", preexec_fn=heed_interrupts)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=30)
