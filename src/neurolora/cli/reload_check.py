@@ -12,7 +12,7 @@ from typing import Any
 
 from neurolora.files import atomic_path
 
-OUTPUTS = "demo_outputs.safetensors"
+OUTPUTS = "eval/demo_outputs.safetensors"
 ROWS = 16
 
 
