@@ -27,7 +27,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 examples: $(READY)
-	for script in examples/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for script in examples/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
 
 setup: $(READY)
 
