@@ -28,8 +28,9 @@ from neurolora.training.checkpoints import (
     why_not_written,
 )
 from neurolora.training.loss_window import LossWindow
-from neurolora.training.losses import last_losses
+from neurolora.training.losses import add_missing_orthogonality, last_losses, step_share, step_tokens
 from neurolora.training.optim import GATE_LEARNING_RATE, create_optimizer_groups, learning_rates
+from neurolora.tuner.hooks import SCALE
 
 STATE_FILE = "trainer_state.json"
 WINDOW_FILE = "loss_window.json"
@@ -56,6 +57,7 @@ class NeuroLoraTrainer(Trainer):
         self._rates: dict[str, float] = {}
         self._staging: Path | None = None
         self._eval_rows: list[Tensor] = []
+        self._step_tokens: Tensor | None = None
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that the arguments name, over `create_optimizer_groups`."""
@@ -80,28 +82,51 @@ class NeuroLoraTrainer(Trainer):
             return
         super()._run_epoch(*args, **kwargs)
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The Trainer's micro-batches of the next optimizer step; their real tokens are counted here."""
+        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._step_tokens = step_tokens(self.model, samples, device, self.accelerator.gather)
+        return samples, items
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        """The Trainer's loss; in training it is checked and its parts are noted."""
-        labels: dict[str, Any] = {name: inputs[name] for name in ("labels", "shift_labels") if name in inputs}
+        """The Trainer's loss; in training it is checked and its parts are noted.
+
+        Each micro-batch's L is weighted by its share of the step's real tokens, so that their sum over
+        micro-batches and processes is L of the whole step.
+        """
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        across, steps = self._loss_factors(kwargs.get("num_items_in_batch"))
+        share = step_share(inputs, self._step_tokens)
+        scale = 1.0 if share is None else share * self.accelerator.num_processes * steps / across
+        if share is not None:
+            inputs = {**inputs, SCALE: scale}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        if model.training:
-            value = float(loss.detach())
-            self._check_finite(value, "loss")
-            self._note_losses(value, {**labels, **kwargs})
+        loss = across * add_missing_orthogonality(self.model, loss / across, scale)
+        value = float(loss.detach())
+        self._check_finite(value, "loss")
+        self._note_losses(value / across, across / steps)
         return (loss, outputs) if return_outputs else loss
 
-    def _note_losses(self, total: float, inputs: dict[str, Any]) -> None:
+    def _loss_factors(self, items: Any) -> tuple[int, int]:
+        """What the Trainer multiplies and what it divides the model's loss with before it goes backward."""
+        own = self.compute_loss_func is not None
+        counted = items is not None and (self.model_accepts_loss_kwargs or own)
+        across = self.accelerator.num_processes if counted and self.args.average_tokens_across_devices else 1
+        scaled = getattr(self, "loss_is_scaled_for_ga", None)
+        if scaled is None:
+            scaled = own or (self.model_accepts_loss_kwargs and items is not None)
+        return across, 1 if scaled else self.current_gradient_accumulation_steps
+
+    def _note_losses(self, total: float, factor: float) -> None:
         """Add this micro-batch to the window: what it adds to the step's task loss and to its L."""
-        scaled = self.model_accepts_loss_kwargs and inputs.get("num_items_in_batch") is not None
-        divisor = 1 if scaled or self.compute_loss_func else self.current_gradient_accumulation_steps
-        parts = last_losses(self.model, inputs, self._loss_shifts_labels)
+        parts = last_losses(self.model)
         if parts is None:
-            self.window.add(total / divisor, None)
-            return
-        across = self.accelerator.num_processes if scaled and self.args.average_tokens_across_devices else 1
-        self.window.add(parts.task * across / divisor, parts.orthogonality * parts.share * across / divisor)
+            self.window.add(total * factor, None)
+        else:
+            self.window.add(parts.task * factor, parts.orthogonality * parts.scale * factor)
 
     def _check_finite(self, value: float, what: str) -> None:
         if math.isfinite(value):

@@ -51,7 +51,7 @@ class ForwardContext:
 
     two_sided: the model has an encoder and a decoder, whose tokens have padding masks of their own.
     adds_loss: a PEFT wrapper runs this forward, so the loss in its outputs gets the auxiliary loss.
-    auxiliary_scale: what the caller wants that loss multiplied with; None leaves it to `hooks.py`.
+    auxiliary_scale: what that loss is multiplied with: as the caller asks, else as `hooks.py` finds.
     task_loss, orthogonality_loss: the parts of the last loss, for those who log them.
     """
 
@@ -97,6 +97,21 @@ class ForwardContext:
         if mask.shape == shape:
             return mask
         return mask.reshape(-1) if len(shape) == 1 and mask.numel() == shape[0] else None
+
+
+def real_tokens(inputs: Mapping[str, Any]) -> Tensor | int | None:
+    """How many tokens of a batch are not padding, as C counts them; None if it holds no tokens.
+
+    Of an encoder-decoder model's batch, those of the encoder.
+    """
+    keep = _as_keep(inputs.get("attention_mask"))
+    if keep is not None:
+        return keep.sum()
+    for name, dims in (("input_ids", 2), ("inputs_embeds", 3)):
+        value = inputs.get(name)
+        if isinstance(value, Tensor) and value.dim() == dims:
+            return value.shape[0] * value.shape[1]
+    return None
 
 
 def _as_keep(mask: Any) -> Tensor | None:

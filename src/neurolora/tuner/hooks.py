@@ -94,10 +94,9 @@ def _add_auxiliary_loss(
         return None
     auxiliary = get_auxiliary_loss(model)
     context.orthogonality_loss = auxiliary.detach()
-    scale = context.auxiliary_scale
-    if scale is None:
-        scale = auxiliary_share(inputs, _shifts_labels(model))
-    return _with_loss(outputs, task_loss + (auxiliary * scale).to(task_loss))
+    if context.auxiliary_scale is None:
+        context.auxiliary_scale = auxiliary_share(inputs, _shifts_labels(model))
+    return _with_loss(outputs, task_loss + (auxiliary * context.auxiliary_scale).to(task_loss))
 
 
 def _shifts_labels(model: nn.Module) -> bool:
