@@ -12,6 +12,7 @@ rates tried on validation rows (seed 0 alone); test rows are scored once for eve
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 import time
@@ -118,8 +119,7 @@ def classification_rows(arguments: argparse.Namespace, task: str) -> dict[str, l
     request = TaskRequest(task="text", dataset_name=name, validation_fraction=0.2)
     limits = {"train": 1600, "validation": 400, "test": arguments.test_rows}
     return {
-        split: load_rows(TaskRequest(**{**request.to_dict(), "limit": limit, "labels": None}), split)
-        for split, limit in limits.items()
+        split: load_rows(dataclasses.replace(request, limit=limit), split) for split, limit in limits.items()
     }
 
 

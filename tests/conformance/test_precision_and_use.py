@@ -151,11 +151,9 @@ def test_compiled_in_training_the_auxiliary_loss_is_there(tiny: ModuleType) -> N
     torch._dynamo.reset()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("bits", [4, 8])
 def test_frozen_quantised_linears_are_adapted(tiny: ModuleType, bits: int) -> None:
-    import bitsandbytes as bnb
-
+    bnb = pytest.importorskip("bitsandbytes")
     base = tiny.make("mlp")
     source = base.second
     if bits == 4:

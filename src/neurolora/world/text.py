@@ -143,17 +143,24 @@ def _list(rng: random.Random, world: World) -> str:
     return f"{opening}:{rng.choice((' ', stop[-1]))}{row}{stop}{' '.join(said)}"
 
 
+def _told_and_moved(
+    rng: random.Random, events: list[Event], chance: float
+) -> tuple[list[str], dict[str, str]]:
+    """The events told, with that chance one thing moved elsewhere afterwards, and where each thing ended."""
+    told, place = tell_all(rng, events), {event.thing: event.place for event in events}
+    if rng.random() < chance:
+        moved, new = rng.choice(events), rng.choice([p for p in words.PLACES if p not in place.values()])
+        told.append(f"Then {moved.person} moved the {moved.thing} to the {new}.")
+        place[moved.thing] = new
+    return told, place
+
+
 def _story(rng: random.Random, world: World) -> str:
     """Events of the train share, and what came of them."""
     events = draw_events(rng, world, "train", rng.randint(2, 5))
     if rng.random() < 0.35:
         return _handing_over(rng, events)
-    told = tell_all(rng, events)
-    place = {event.thing: event.place for event in events}
-    if rng.random() < 0.4:
-        moved, new = rng.choice(events), rng.choice([p for p in words.PLACES if p not in place.values()])
-        told.append(f"Then {moved.person} moved the {moved.thing} to the {new}.")
-        place[moved.thing] = new
+    told, place = _told_and_moved(rng, events, 0.4)
     for event in rng.sample(events, len(events)):
         said = rng.choice(("The {t} is in the {n}.", "To the {q} went {p}.", "{p} brought the {t}."))
         told.append(said.format(p=event.person, t=event.thing, q=event.place, n=place[event.thing]))
@@ -165,12 +172,7 @@ def _retold(rng: random.Random, world: World) -> str:
     events = draw_events(rng, world, "train", rng.randint(2, 4))
     if rng.random() < 0.3:
         return _handing_over(rng, events)
-    told = tell_all(rng, events)
-    place = {event.thing: event.place for event in events}
-    if rng.random() < 0.35:
-        moved, new = rng.choice(events), rng.choice([p for p in words.PLACES if p not in place.values()])
-        told.append(f"Then {moved.person} moved the {moved.thing} to the {new}.")
-        place[moved.thing] = new
+    told, place = _told_and_moved(rng, events, 0.35)
     sides = ("The {t} is in the {n}.", "To the {q} went {p}.", "{p} brought the {t}.")
     views = [(event, side) for event in events for side in sides]
     for event, side in rng.sample(views, min(len(views), 7)):
@@ -219,11 +221,7 @@ def _asked(rng: random.Random, world: World) -> str:
         holder[giver.thing] = taker.person
         sides = (_HELD,)
     else:
-        told = tell_all(rng, events)
-        if rng.random() < 0.4:
-            moved, new = rng.choice(events), rng.choice([p for p in words.PLACES if p not in place.values()])
-            told.append(f"Then {moved.person} moved the {moved.thing} to the {new}.")
-            place[moved.thing] = new
+        told, place = _told_and_moved(rng, events, 0.4)
     views = [(event, side) for event in events for side in sides]
     for event, side in rng.sample(views, min(len(views), 6)):
         said = rng.choice(side)
