@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from neurolora.errors import ConfigError, explain
 
@@ -28,10 +27,15 @@ def coactivation_sums(mask: Tensor, keep: Tensor | None = None) -> tuple[Tensor,
     Entry [i, j] counts the tokens with rank i active and j not: exact up to 2^24 tokens. No gradient.
     """
     flat = mask.detach().reshape(-1, mask.shape[-1])
-    kept = torch.ones_like(flat[:, :1]) if keep is None else keep.detach().reshape(-1, 1).to(torch.bool)
-    active, inactive = (flat & kept).to(torch.float32), (~flat).to(torch.float32)  # one at 0 is enough
+    if keep is None:
+        tokens = torch.full((), len(flat), dtype=torch.int64, device=mask.device)
+    else:
+        kept = keep.detach().reshape(-1, 1).to(torch.bool)
+        flat, tokens = flat & kept, kept.sum()
+    active = flat.to(torch.float32)
     with _without_autocast(mask.device):
-        return active.T @ inactive, kept.sum()
+        together = active.T @ active  # [i, j]: both active; on the diagonal, how often i was
+    return together.diagonal().unsqueeze(1) - together, tokens
 
 
 def coactivation(mask: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -44,16 +48,17 @@ def coactivation(mask: Tensor, keep: Tensor | None = None) -> Tensor:
 
 
 def orthogonality_loss(B: Tensor, C: Tensor, top_k: int, eps: float = 1e-8) -> Tensor:
-    """L = sum of C * Q / (k (r - k)), Q the squared cosines of B's columns (Eq. 7): a scalar.
+    """L = sum of C * Q / (k (r - k)), Q the squared cosines of B's columns (Eq. 7).
 
-    B (o, r) of any floating dtype, C (r, r) from `coactivation`; float32 or, for a float64 B, float64.
+    B (..., o, r) of any floating dtype, C (..., r, r) from `coactivation` -> (...), one L for each module;
+    float32 or, for a float64 B, float64.
     Cosines take max(norm, eps): a column of zeros has cosine 0 with all others and gets gradient 0, so that B
     may start at 0. The gradient of a cosine goes with 1 / norm, and eps bounds it.
     k = r leaves no inactive rank: the loss is 0, and so is its gradient.
-    Raises ConfigError unless 1 <= top_k <= r and C is (r, r).
+    Raises ConfigError unless 1 <= top_k <= r and C is (..., r, r).
     """
-    r = B.shape[1]
-    if not 1 <= top_k <= r or tuple(C.shape) != (r, r):
+    r = B.shape[-1]
+    if not 1 <= top_k <= r or tuple(C.shape) != (*B.shape[:-2], r, r):
         raise ConfigError(
             explain(
                 "The orthogonality loss",
@@ -63,11 +68,12 @@ def orthogonality_loss(B: Tensor, C: Tensor, top_k: int, eps: float = 1e-8) -> T
         )
     B = B.to(torch.promote_types(B.dtype, torch.float32))
     if top_k == r:
-        return B[:, :0].sum()
+        return B[..., :0].sum((-2, -1))
     with _without_autocast(B.device):
-        directions = functional.normalize(B, dim=0, eps=eps)
-        squared_cosines = (directions.T @ directions).square()
-    return (C.detach().to(B.dtype) * squared_cosines).sum() / (top_k * (r - top_k))
+        products = B.mT @ B
+    squares = products.diagonal(dim1=-2, dim2=-1).clamp(min=eps * eps)
+    squared_cosines = products.square() / (squares.unsqueeze(-1) * squares.unsqueeze(-2))
+    return (C.detach().to(B.dtype) * squared_cosines).sum((-2, -1)) / (top_k * (r - top_k))
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -42,21 +42,34 @@ def get_auxiliary_loss(model: nn.Module) -> Tensor:
     context = context_of(model)
     if context is None:
         return torch.tensor(0.0)
-    losses: dict[str, list[Tensor]] = {}
-    weights: dict[str, float] = {}
-    for layer in context.layers:
-        for adapter, record in layer.records.items():
-            settings = layer.settings[adapter]
-            if settings.orthogonality_weight > 0:
-                B = layer.neurolora_B[adapter]
-                C = record.coactivation / record.tokens.clamp(min=1)
-                losses.setdefault(adapter, []).append(orthogonality_loss(B, C, settings.top_k))
-                weights[adapter] = settings.orthogonality_weight
-    if not losses:
-        return torch.tensor(0.0, device=_device(context))
+    rows = [(layer, a) for layer in context.layers for a in layer.records if _weight(layer, a) > 0]
     main = _device(context)
-    means = [weights[a] * torch.stack([v.to(main) for v in values]).mean() for a, values in losses.items()]
-    return torch.stack(means).sum()
+    total = torch.zeros((), device=main)
+    for adapter in dict.fromkeys(adapter for _, adapter in rows):
+        layers = [layer for layer, name in rows if name == adapter]
+        losses = [_summed_losses(alike, adapter).to(main) for alike in _of_equal_shape(layers, adapter)]
+        total = total + _weight(layers[0], adapter) * torch.stack(losses).sum() / len(layers)
+    return total
+
+
+def _weight(layer: NeuroLoraLayer, adapter: str) -> float:
+    return layer.settings[adapter].orthogonality_weight
+
+
+def _of_equal_shape(layers: list[NeuroLoraLayer], adapter: str) -> list[list[NeuroLoraLayer]]:
+    """The layers in groups whose B's can be stacked, so that a whole group costs a few operations."""
+    groups: dict[tuple[object, ...], list[NeuroLoraLayer]] = {}
+    for layer in layers:
+        B = layer.neurolora_B[adapter]
+        groups.setdefault((B.shape, B.dtype, B.device, layer.settings[adapter].top_k), []).append(layer)
+    return list(groups.values())
+
+
+def _summed_losses(layers: list[NeuroLoraLayer], adapter: str) -> Tensor:
+    records = [layer.records[adapter] for layer in layers]
+    C = torch.stack([record.coactivation / record.tokens.clamp(min=1) for record in records])
+    B = torch.stack([layer.neurolora_B[adapter] for layer in layers])
+    return orthogonality_loss(B, C, layers[0].settings[adapter].top_k).sum()
 
 
 def step_load_balance(model: nn.Module) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from neurolora.tuner.grouping import Handover
+
 if TYPE_CHECKING:
     from neurolora.tuner.layer import NeuroLoraLayer
 
@@ -23,12 +25,13 @@ class RoutingRecord:
     """The routing of one adapter in one module over one forward, padding left out, without gradient.
 
     coactivation: (r, r) float32, sum over tokens of a_t (1 - a_t)^T (see core/orthogonality.py).
-    counts: (r) int64, how often each rank was active. tokens: int64 (), over how many tokens.
+    tokens: int64 (), over how many tokens. counts: (r) int64, how often each rank was active; only for load
+    balancing.
     """
 
     coactivation: Tensor
-    counts: Tensor
     tokens: Tensor
+    counts: Tensor | None
 
 
 class Observer(Protocol):
@@ -66,9 +69,21 @@ class ForwardContext:
     auxiliary_scale: Tensor | float | None = None
     task_loss: Tensor | None = None
     orthogonality_loss: Tensor | None = None
+    handover: Handover = field(default_factory=Handover)
+    families: dict[tuple[object, ...], list[NeuroLoraLayer]] = field(default_factory=dict)
+    grouped: int = 0
+
+    def family(self, layer: NeuroLoraLayer) -> list[NeuroLoraLayer]:
+        """The adapted modules that read what `layer` reads, itself among them, in the model's order."""
+        if self.grouped != len(self.layers):
+            self.families, self.grouped = {}, len(self.layers)
+            for each in self.layers:
+                self.families.setdefault(each.reads, []).append(each)
+        return self.families[layer.reads]
 
     def begin(self, inputs: Mapping[str, Any]) -> None:
         """Open the context: forget the last forward's records and take the padding masks from its inputs."""
+        self.handover.waiting.clear()
         for layer in self.layers:
             layer.records.clear()
         self.encoder_keep = _as_keep(inputs.get("attention_mask"))
@@ -79,6 +94,7 @@ class ForwardContext:
     def end(self) -> None:
         """Close the context; the records stay until the next forward or until the loss is taken."""
         self.is_open = False
+        self.handover.waiting.clear()
         self.encoder_keep = self.decoder_keep = None
         for layer in self.layers:
             layer.add_to_balance()

@@ -25,6 +25,7 @@ from neurolora.tuner.context import ForwardContext, RoutingRecord
 from neurolora.tuner.settings import AdapterSettings, adapter_settings
 
 GATE_PARTS = ("W1", "W2", "gamma", "beta")
+GATE_KIND_PARTS = {"token": GATE_PARTS, "static": ("gamma",), "none": ()}
 
 
 def merge_error(what: str) -> UnsupportedOperationError:
@@ -56,11 +57,19 @@ class NeuroLoraLayer(BaseTunerLayer):
     neurolora_B: nn.ParameterDict  # noqa: N815 - the paper's names
     neurolora_A_trained: nn.ParameterDict  # noqa: N815
 
-    def __init__(self, base_layer: nn.Module, name: str, context: ForwardContext, from_encoder: bool) -> None:
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        name: str,
+        context: ForwardContext,
+        from_encoder: bool,
+        reads: tuple[object, ...],
+    ) -> None:
         self.base_layer = base_layer
         self.name = name
         self.context = context
         self.from_encoder = from_encoder
+        self.reads = reads
         self.neurolora_A = BufferDict(persistent=True)
         self.neurolora_A_scale = BufferDict(persistent=True)
         self.neurolora_A_fingerprint = BufferDict(persistent=True)
@@ -183,6 +192,11 @@ class NeuroLoraLayer(BaseTunerLayer):
         lent: Tensor = lender.gate_container(part)[adapter_name]
         return lent.to(self.neurolora_B[adapter_name].device)
 
+    def gate_parameters(self, adapter_name: str) -> list[Tensor]:
+        """All parts of an adapter's gate, in the order of Eq. 3: four for a token gate, one or none else."""
+        parts = GATE_KIND_PARTS[self.settings[adapter_name].gate]
+        return [self.gate_parameter(part, adapter_name) for part in parts]
+
     def routing_bias(self, adapter_name: str) -> Tensor | None:
         """Load balancing's bias of the routing score (r), if the adapter balances."""
         if adapter_name not in self.neurolora_bias:
@@ -214,13 +228,13 @@ class NeuroLoraLayer(BaseTunerLayer):
     def record(self, adapter_name: str, mask: Tensor, keep: Tensor | None) -> None:
         """Keep this forward's routing, in place of whatever the last one left."""
         sums, tokens = coactivation_sums(mask, keep)
-        counts, _ = active_counts(mask, keep)
-        self.records[adapter_name] = RoutingRecord(sums, counts, tokens)
+        counts = active_counts(mask, keep)[0] if adapter_name in self.neurolora_bias else None
+        self.records[adapter_name] = RoutingRecord(sums, tokens, counts)
 
     def add_to_balance(self) -> None:
         """Add the forward's counts to those of the optimizer step, which may have several forwards."""
         for name, record in self.records.items():
-            if name in self.neurolora_bias:
+            if record.counts is not None:
                 counted = torch.cat([record.counts, record.tokens.reshape(1)])
                 self.pending[name] = self.pending[name] + counted if name in self.pending else counted
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from neurolora.core.gate import modulation, static_modulation
+from neurolora.core.kernels import add_update, fast_paths_apply
 from neurolora.core.update import adapter_update
 from neurolora.tuner.context import ForwardContext
-from neurolora.tuner.layer import GATE_PARTS, NeuroLoraLayer
+from neurolora.tuner.grouping import compute_dtype, routed
+from neurolora.tuner.layer import NeuroLoraLayer
 
 BASE = "__base__"  # PEFT's name for "no adapter" in a mixed batch
 
@@ -25,10 +27,16 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
     """
 
     def __init__(
-        self, base_layer: nn.Module, adapter_name: str, name: str, context: ForwardContext, from_encoder: bool
+        self,
+        base_layer: nn.Module,
+        adapter_name: str,
+        name: str,
+        context: ForwardContext,
+        from_encoder: bool,
+        reads: tuple[object, ...],
     ) -> None:
         nn.Module.__init__(self)
-        NeuroLoraLayer.__init__(self, base_layer, name, context, from_encoder)
+        NeuroLoraLayer.__init__(self, base_layer, name, context, from_encoder, reads)
         self._active_adapter = adapter_name
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -42,8 +50,29 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
         active: list[str] = self.active_adapters  # type: ignore[assignment]
         for adapter in active:
             if adapter in self.neurolora_B:
-                result = result + self.update(x, adapter).to(result.dtype)
+                result = self._with_update(result, x, adapter)
         return result
+
+    def _with_update(self, result: Tensor, x: Tensor, adapter: str) -> Tensor:
+        """result + dy, by a fast path where one applies."""
+        settings, B = self.settings[adapter], self.neurolora_B[adapter]
+        if settings.train_projection or not fast_paths_apply(x):
+            return result + self.update(x, adapter).to(result.dtype)
+        found = routed(self, adapter, x)
+        self._note(adapter, _unflatten(found.mask, x), _unflatten(found.modulation, x))
+        return add_update(
+            result,
+            found,
+            B,
+            settings.scaling,
+            compute=compute_dtype(x, B.dtype),
+            in_place=self._owns(result),
+        )
+
+    def _owns(self, result: Tensor) -> bool:
+        """Whether nobody else can hold the base layer's result, so that it may be added to in place."""
+        base = self.base_layer
+        return type(base) is nn.Linear and not base._forward_hooks and not result._is_view()
 
     def update(self, x: Tensor, adapter: str) -> Tensor:
         """dy (..., o) of one adapter (Eqs. 2-6), in the adapter's dtype (under autocast: autocast's)."""
@@ -70,8 +99,8 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
         if kind == "none":
             return None
         if kind == "static":
-            return static_modulation(self.gate_parameter("gamma", adapter))
-        return modulation(x, *(self.gate_parameter(part, adapter) for part in GATE_PARTS))
+            return static_modulation(*self.gate_parameters(adapter))
+        return modulation(x, *self.gate_parameters(adapter))
 
     def _note(self, adapter: str, mask: Tensor, m: Tensor | None) -> None:
         recording, observer = self.is_recording(adapter), self.context.observer
@@ -102,3 +131,8 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
 
     def __repr__(self) -> str:
         return "neurolora." + super().__repr__()
+
+
+def _unflatten(rows: Tensor | None, x: Tensor) -> Any:
+    """(N, r) with the leading dimensions of x (..., d); what is not a value for each token stays."""
+    return rows if rows is None or rows.dim() == 1 else rows.view(*x.shape[:-1], rows.shape[-1])

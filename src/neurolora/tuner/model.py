@@ -111,7 +111,15 @@ class NeuroLoraModel(BaseTuner):
     def _wrap(self, adapter_name: str, target: nn.Module, current_key: str) -> NeuroLoraLinear:
         name = canonical_name(current_key, getattr(self.model, "base_model_prefix", ""))
         context = attach_context(self.model)
-        return NeuroLoraLinear(target, adapter_name, name, context, from_encoder=reads_encoder(current_key))
+        in_features, _ = _get_in_out_features(target)
+        return NeuroLoraLinear(
+            target,
+            adapter_name,
+            name,
+            context,
+            from_encoder=reads_encoder(current_key),
+            reads=gate_group(current_key, in_features, "input"),
+        )
 
     def _lender(
         self, group: tuple[object, ...], layer: NeuroLoraLayer, adapter: str, config: NeuroLoraConfig

@@ -47,6 +47,12 @@ class AdapterSettings:
     initial_B: Callable[[], Tensor]  # noqa: N815 - the paper's name
     initial_gate: Callable[[], dict[str, Tensor]]
 
+    @property
+    def route_key(self) -> tuple[object, ...]:
+        """What modules must have in common to be routed together."""
+        fixed = (self.r, self.top_k, self.routing, self.gate)
+        return (*fixed, self.load_balance_rate > 0, self.train_projection)
+
     def initial_projection(self) -> Projection:
         """A as the layer keeps it: with its scale apart, unless it is trained."""
         projection = self.make_projection()

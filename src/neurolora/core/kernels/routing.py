@@ -1,0 +1,175 @@
+"""The routed half of the update, for all modules that read one tensor at once (Eqs. 2-5).
+
+Room: core, kernels. One matrix product for every A and W1, one pass of pointwise work for all modules, and
+a backward that keeps no more than it must: x in its own dtype (not at all without a gate), the product's
+result and the mask. m, gelu and h' are computed again, P = [A; W1] is put together again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from neurolora.core.kernels.group import (
+    Activations,
+    GroupTensors,
+    RouteSpec,
+    gate_values,
+    side_by_side,
+    stacked_projection,
+)
+from neurolora.core.kernels.selection import active_bits, fast_top_k_mask, keep_active
+
+
+@dataclass(frozen=True)
+class Routed:
+    """One module's routing of N tokens: h' with all but the active ranks zero, and the mask of these.
+
+    selected (N, r), mask bool (N, r), modulation (N, r), (r) or None: for those who watch, without gradient.
+    member: which module of its group this is.
+    """
+
+    member: int
+    selected: Tensor
+    mask: Tensor
+    modulation: Tensor | None
+
+
+def route(
+    x: Tensor,
+    projections: Sequence[Tensor],
+    scales: Sequence[float],
+    gates: Sequence[Sequence[Tensor]],
+    biases: Sequence[Tensor] | None,
+    spec: RouteSpec,
+) -> list[Routed]:
+    """`Routed` for each module of a group.
+
+    x (N, d). projections: A's as stored (r, d), int8 or floating, frozen; A = scale * values. gates: by part:
+    W1's (g, d), W2's (r, g), gammas (r), betas (r) for a token gate, gammas for a static one, none for none.
+    biases: of the routing score, (r) each. Gradients flow to x and the gates, none through the selection, as
+    in `core/update.py`.
+    """
+    flat = [*projections, *(part for parts in gates for part in parts)]
+    bias = None if biases is None else torch.stack(tuple(biases))
+    outputs = _Route.apply(x, spec, tuple(scales), bias, *flat)  # type: ignore[no-untyped-call]
+    *selected, mask, m = outputs
+    masks = mask.unbind(1)
+    ms = [None] * spec.members if m is None else m.unbind(-2)
+    return [Routed(i, selected[i], masks[i], ms[i]) for i in range(spec.members)]
+
+
+class _Route(torch.autograd.Function):
+    """See `route`. Outputs: `selected` (N, r) of each module, mask (N, members, r), m (..., members, r)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, spec: RouteSpec, scales: Sequence[float], bias: Tensor | None, *flat: Tensor
+    ) -> Any:
+        with torch.autocast(x.device.type, enabled=False):
+            tensors = GroupTensors(spec, flat)
+            P = stacked_projection(spec, tensors, scales)
+            product = functional.linear(x.to(spec.compute), P).to(spec.dtype)
+            m = gate_values(spec, tensors, product[:, spec.width :]).m
+            h = product[:, : spec.width]
+            h_mod = (h if m is None else h * m).view(-1, spec.members, spec.r)
+            mask = fast_top_k_mask(h_mod, spec.top_k, spec.routing, bias)
+            selected = keep_active(h_mod, active_bits(mask, spec.dtype))
+        ctx.spec, ctx.scales, ctx.again = spec, scales, None
+        trains_w1 = spec.gate == "token" and any(ctx.needs_input_grad[4:])
+        ctx.x_dtype = x.dtype
+        ctx.save_for_backward(x if trains_w1 else None, product, mask, *flat)
+        ctx.set_materialize_grads(False)
+        m = m if m is None else m.view(*m.shape[:-1], spec.members, spec.r)
+        ctx.mark_non_differentiable(mask, *([] if m is None else [m]))
+        return (*selected.unbind(1), mask, m)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        again, spec = activations_of(ctx), ctx.spec
+        ctx.again = None
+        with torch.autocast(again.h.device.type, enabled=False):
+            d = keep_active(_in_columns(grads[: spec.members], again.h), again.active)
+            down, gate_grads = _through_the_gate(spec, again, d, any(ctx.needs_input_grad[4:]))
+            dx = None
+            if ctx.needs_input_grad[0]:
+                P = stacked_projection(spec, again.tensors, ctx.scales)
+                dx = (down.to(spec.compute) @ P).to(ctx.x_dtype)
+        return (dx, None, None, None, *[None] * spec.members, *gate_grads)
+
+
+def activations_of(node: Any) -> Activations:
+    """The forward's values of a `_Route` node; the first who asks has them made, for all who follow.
+
+    The nodes of the way up ask before the backward of `_Route` runs, which lets go of them.
+    """
+    if node.again is None:
+        saved = node.saved_tensors
+        with torch.no_grad(), torch.autocast(saved[1].device.type, enabled=False):
+            node.again = Activations(node.spec, saved, active_bits(saved[2].flatten(1), node.spec.dtype))
+    made: Activations = node.again
+    return made
+
+
+def selected_again(node: Any, member: int) -> Tensor:
+    """h'[S] (N, r) of one module, as the forward gave it."""
+    again, r = activations_of(node), node.spec.r
+    columns = slice(member * r, (member + 1) * r)
+    h, m = again.h[:, columns], again.gate.m
+    return keep_active(h if m is None else h * m[..., columns], again.active[:, columns])
+
+
+def _in_columns(grads: Sequence[Tensor | None], like: Tensor) -> Tensor:
+    """The gradients of `selected` of every module side by side, zeros where one was not used."""
+    zeros = torch.zeros_like(like[:, : like.shape[1] // len(grads)]) if None in grads else like
+    return torch.cat([zeros if grad is None else grad for grad in grads], dim=1)
+
+
+def _through_the_gate(
+    spec: RouteSpec, again: Activations, d: Tensor, wants_gate: bool
+) -> tuple[Tensor, Sequence[Tensor | None]]:
+    """From d, the gradient of h' (N, members * r): that of [A; W1] x, and those of the gate's parameters."""
+    gate, h = again.gate, again.h
+    if gate.m is None:
+        return d, []
+    down = torch.empty_like(again.product)
+    torch.mul(d, gate.m, out=down[:, : spec.width])
+    if spec.gate == "static":
+        return down, torch.split((d * h).sum(0), spec.r) if wants_gate else [None] * spec.members
+    dm = d * h
+    dz = _gate_backward(spec, again, dm, down[:, spec.width :])
+    if not wants_gate:
+        return down, [None] * (spec.w1_count + 3 * spec.members)
+    return down, _parameter_gradients(spec, again, dm, dz, down[:, spec.width :])
+
+
+def _gate_backward(spec: RouteSpec, again: Activations, dm: Tensor, du: Tensor) -> Tensor:
+    """From dm to du, the gradient of W1 x, which is written in place; returns that of W2 gelu(W1 x)."""
+    gate, t = again.gate, again.tensors
+    dz = torch.ops.aten.sigmoid_backward(dm * torch.cat(t.gamma), gate.sigmoid).to(spec.compute)
+    weights = [W.to(spec.compute) for W in t.W2]
+    da = dz @ torch.cat(weights) if spec.shares_w1 else side_by_side(dz, weights)
+    torch.ops.aten.gelu_backward.grad_input(da.to(spec.dtype), again.u, grad_input=du)
+    return dz  # type: ignore[no-any-return]
+
+
+def _parameter_gradients(
+    spec: RouteSpec, again: Activations, dm: Tensor, dz: Tensor, du: Tensor
+) -> Sequence[Tensor]:
+    """Gradients of every W1, W2, gamma and beta, in this order."""
+    assert again.x is not None
+    assert again.gate.bottleneck is not None
+    assert again.gate.sigmoid is not None
+    bottlenecks = again.gate.bottleneck.to(spec.compute).chunk(spec.w1_count, dim=1)
+    read = bottlenecks * spec.members if spec.shares_w1 else bottlenecks
+    dW1 = (du.to(spec.compute).T @ again.x.to(spec.compute)).to(spec.dtype)
+    dW2 = [(part.T @ a).to(spec.dtype) for part, a in zip(torch.split(dz, spec.r, dim=1), read, strict=True)]
+    dgamma, dbeta = (dm * again.gate.sigmoid).sum(0), dm.sum(0)
+    return [*dW1.chunk(spec.w1_count), *dW2, *torch.split(dgamma, spec.r), *torch.split(dbeta, spec.r)]
