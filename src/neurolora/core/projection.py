@@ -43,6 +43,28 @@ class Projection:
         """A as a dense (r, d) tensor; each entry is the true product, rounded to float64, then to `dtype`."""
         return (self.values.to(torch.float64) * self.scale).to(dtype).to(device)
 
+    def stored(self) -> Tensor:
+        """The entries as a layer and a file keep them: packed to two bits for a ternary A, else float32."""
+        return pack_ternary(self.values) if self.values.dtype == torch.int8 else self.values
+
+    @classmethod
+    def from_stored(cls, stored: Tensor, in_features: int, scale: float) -> Projection:
+        """The inverse of `stored`. Raises AdapterError for packed entries that are none."""
+        return cls(unpack_ternary(stored, in_features) if stored.dtype == torch.uint8 else stored, scale)
+
+
+def dense_projection(stored: Tensor, in_features: int, scale: float, dtype: torch.dtype) -> Tensor:
+    """A (r, d) in `dtype` from its stored entries, on their device: `Projection.dense`, made to be fast.
+
+    Every byte of a packed A is looked up in a table of its four entries. Nothing is checked.
+    """
+    if stored.dtype != torch.uint8:
+        return stored.to(dtype) * scale
+    shifts = torch.arange(0, 8, 2, device=stored.device)
+    codes = (torch.arange(256, device=stored.device).unsqueeze(1) >> shifts) & 3
+    entries = ((codes & 1) * (1 - (codes & 2))).to(dtype) * scale
+    return torch.nn.functional.embedding(stored.int(), entries).flatten(1)[:, :in_features]
+
 
 def private_generator(*parts: object) -> torch.Generator:
     """A CPU generator that depends on nothing but `parts` (their reprs, hashed with sha256)."""

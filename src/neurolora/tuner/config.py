@@ -45,7 +45,7 @@ class NeuroLoraConfig(PeftConfig):
         projection_scale: `"unit"` divides a ternary A by sqrt(density * d), so that A x has the scale
             of x; `"paper"` leaves the published numbers.
         projection_seed: A is a function of this seed, the module's name and the shape, of nothing else.
-        save_projection: save A with the adapter (ternary: one byte an entry); if False only the seed is
+        save_projection: save A with the adapter (ternary: two bits an entry); if False only the seed is
             saved and A is made again, and checked by its fingerprint, when the adapter is loaded.
         train_projection: train A too (Table 4's ablation); it is then dense and saved in full.
         gate: `"token"` (Eq. 3), `"static"` (one learned factor for each rank) or `"none"` (FlyLoRA).

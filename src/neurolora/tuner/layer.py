@@ -1,7 +1,7 @@
 """What an adapted layer holds, and its life cycle; the forward is in `linear.py`.
 
-Room: tuner. Holds, for each adapter by name: the frozen A (a buffer: the signs of a
-ternary A as int8, or float32), B and the gate. A gate that is shared lives in the first module of its group
+Room: tuner. Holds, for each adapter by name: the frozen A (a buffer: a ternary A
+packed to two bits an entry, or float32), B and the gate. A gate that is shared lives in the first module of its group
 (the lender); the others hold a reference to that module and no parameters, so that it exists once, in memory,
 in the optimizer and in the file.
 """
@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
 from neurolora.core.orthogonality import coactivation_sums
-from neurolora.core.projection import Projection, fingerprint
+from neurolora.core.projection import Projection, dense_projection, fingerprint
 from neurolora.core.routing import active_counts
 from neurolora.errors import UnsupportedOperationError, explain
 from neurolora.tuner.config import NeuroLoraConfig
@@ -111,7 +111,7 @@ class NeuroLoraLayer(BaseTunerLayer):
         if settings.train_projection:
             self.neurolora_A_trained[adapter_name] = nn.Parameter(projection.values)
         else:
-            self.neurolora_A[adapter_name] = projection.values
+            self.neurolora_A[adapter_name] = projection.stored()
         if settings.load_balance_rate > 0:
             zeros = torch.tensor([0.0] * settings.r, dtype=torch.float32, device="cpu")
             self.neurolora_bias[adapter_name] = zeros
@@ -167,7 +167,7 @@ class NeuroLoraLayer(BaseTunerLayer):
         if settings.train_projection:
             self.neurolora_A_trained[adapter_name].copy_(projection.values)
         else:
-            self.neurolora_A[adapter_name] = projection.values.to(self.neurolora_B[adapter_name].device)
+            self.neurolora_A[adapter_name] = projection.stored().to(self.neurolora_B[adapter_name].device)
         self.note_projection(adapter_name, projection)
         if adapter_name in self.neurolora_bias:
             self.neurolora_bias[adapter_name].zero_()
@@ -209,14 +209,15 @@ class NeuroLoraLayer(BaseTunerLayer):
         if adapter_name in self.neurolora_A_trained:
             trained: Tensor = self.neurolora_A_trained[adapter_name]
             return trained.to(dtype)
-        frozen: Tensor = self.neurolora_A[adapter_name]
-        return frozen.to(dtype) * self.projection_scale[adapter_name]
+        stored, scale = self.neurolora_A[adapter_name], self.projection_scale[adapter_name]
+        return dense_projection(stored, self.in_features, scale, dtype)
 
     def projection(self, adapter_name: str) -> Projection:
-        """A as it is stored, for saving and for its fingerprint."""
+        """A with its entries apart from its scale, for saving and for its fingerprint."""
         if adapter_name in self.neurolora_A_trained:
             return Projection(self.neurolora_A_trained[adapter_name].detach(), 1.0)
-        return Projection(self.neurolora_A[adapter_name], self.projection_scale[adapter_name])
+        stored, scale = self.neurolora_A[adapter_name], self.projection_scale[adapter_name]
+        return Projection.from_stored(stored, self.in_features, scale)
 
     def is_recording(self, adapter_name: str) -> bool:
         """Whether this forward is one whose routing the loss or the balancing needs."""

@@ -1,8 +1,8 @@
 """From the model to the adapter's file and back: A with its fingerprint beside it, nothing missing.
 
 Room: tuner. Called by `model.py` from the two hooks that PEFT has for this. In the file, for each module:
-`neurolora_B` (o, r), `neurolora_gate_*` (a shared gate once), `neurolora_A` (int8 signs for a ternary A, else
-float32; absent with `save_projection=False`) or `neurolora_A_trained` (float32), `neurolora_A_scale`
+`neurolora_B` (o, r), `neurolora_gate_*` (a shared gate once), `neurolora_A` (a ternary A packed, uint8 (r, d / 4),
+else float32; absent with `save_projection=False`) or `neurolora_A_trained` (float32), `neurolora_A_scale`
 (float64) and `neurolora_A_fingerprint` (32 bytes). Every tensor is one of the model's own, of the same shape
 and dtype: transformers' `load_adapter` reads the file by itself, and no code of ours runs then.
 """
@@ -60,7 +60,9 @@ def pack_state(model: nn.Module, config: NeuroLoraConfig, adapter: str, state: S
 def _projection_of(layer: NeuroLoraLayer, adapter: str, saved: Tensor | None) -> Projection:
     """A from the state dict that is being saved (a distributed one may differ from the layer's), else own."""
     own = layer.projection(adapter)
-    return own if saved is None else Projection(saved.detach(), own.scale)
+    if saved is None:
+        return own
+    return Projection.from_stored(saved.detach(), layer.in_features, own.scale)
 
 
 def _require_the_seed_s(layer: NeuroLoraLayer, adapter: str, projection: Projection) -> None:
@@ -94,7 +96,7 @@ def unpack_state(model: nn.Module, config: NeuroLoraConfig, adapter: str, state:
         prefix = _file_prefix(path, paths_in_file)
         own = _own_tensors(layer, adapter)
         if not config.save_projection and not layer.settings[adapter].train_projection:
-            state.setdefault(f"{prefix}.{A}", layer.settings[adapter].make_projection().values)
+            state.setdefault(f"{prefix}.{A}", layer.settings[adapter].make_projection().stored())
         found = _problems_of(prefix, own, state)
         if not found:
             _check_projection(prefix, layer, adapter, state)
@@ -115,8 +117,8 @@ def unpack_state(model: nn.Module, config: NeuroLoraConfig, adapter: str, state:
 
 
 def _check_projection(prefix: str, layer: NeuroLoraLayer, adapter: str, state: State) -> None:
-    values, scale = state[f"{prefix}.{_name_of_a(layer, adapter)}"], float(state[f"{prefix}.{SCALE}"])
-    found = fingerprint(values, scale)
+    stored, scale = state[f"{prefix}.{_name_of_a(layer, adapter)}"], float(state[f"{prefix}.{SCALE}"])
+    found = fingerprint(Projection.from_stored(stored, layer.in_features, scale))
     wanted = bytes(state[f"{prefix}.{FINGERPRINT}"].tolist()).hex()
     if wanted != found:
         raise FingerprintMismatchError(

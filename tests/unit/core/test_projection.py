@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from neurolora.core.projection import (
     Projection,
+    dense_projection,
     fingerprint,
     make_projection,
     pack_ternary,
@@ -310,3 +311,18 @@ def test_fingerprint_sees_every_change():
 def test_bare_values_need_their_scale():
     with pytest.raises(TypeError, match="scale"):
         fingerprint(torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("kind", ["ternary", "gaussian"])
+@pytest.mark.parametrize("columns", [16, 17, 19])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_dense_from_what_is_stored(kind, columns, dtype):
+    made = make_projection(5, columns, kind=kind, density=0.5, scale="unit", seed=3, name="q")
+    stored = made.stored()
+    assert stored.dtype == (torch.uint8 if kind == "ternary" else torch.float32)
+    assert Projection.from_stored(stored, columns, made.scale).values.equal(made.values)
+    found = dense_projection(stored, columns, made.scale, dtype)
+    assert found.shape == (5, columns)
+    assert torch.allclose(found, made.dense(dtype), rtol=1e-2 if dtype == torch.bfloat16 else 1e-6, atol=0)
+    if kind == "ternary":
+        assert found.equal(made.dense(dtype))

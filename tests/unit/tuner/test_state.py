@@ -34,7 +34,7 @@ def state_of(model: Any) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("fields", "name", "dtype"),
     [
-        ({}, "neurolora_A", torch.int8),
+        ({}, "neurolora_A", torch.uint8),
         ({"projection": "gaussian"}, "neurolora_A", torch.float32),
         ({"train_projection": True}, "neurolora_A_trained", torch.float32),
         ({"save_projection": False}, "neurolora_A", None),
@@ -47,7 +47,8 @@ def test_a_is_saved_as_signs_in_full_or_not_at_all(
     found = [key for key in state if key.startswith(f"{Q}.neurolora_A") and key.endswith(("_A", "trained"))]
     assert found == ([f"{Q}.{name}"] if dtype else [])
     if dtype:
-        assert (state[found[0]].dtype, tuple(state[found[0]].shape)) == (dtype, (6, 16))
+        width = 16 // 4 if dtype == torch.uint8 else 16
+        assert (state[found[0]].dtype, tuple(state[found[0]].shape)) == (dtype, (6, width))
     assert state[f"{Q}.neurolora_A_scale"].dtype == torch.float64
     assert state[f"{Q}.neurolora_A_fingerprint"].numel() == 32
 
@@ -119,10 +120,11 @@ BAD: list[tuple[str, dict[str, Callable[[Tensor], Tensor] | None], str]] = [
     ("short fingerprint", {"neurolora_A_fingerprint": lambda t: t[:5]}, r"\(5,\).*needs \(32,\)"),
     ("no gate", {"neurolora_gate_W2": None}, "neurolora_gate_W2 is missing"),
     ("B cut short", {"neurolora_B": lambda t: t[:-1]}, r"\(15, 6\).*needs \(16, 6\)"),
-    ("A cut short", {"neurolora_A": lambda t: t[:, :-1]}, r"\(6, 15\).*needs \(6, 16\)"),
+    ("A cut short", {"neurolora_A": lambda t: t[:, :-1]}, r"\(6, 3\).*needs \(6, 4\)"),
     ("B empty", {"neurolora_B": lambda t: t[:0]}, "no elements.*neurolora_B"),
-    ("A of floats", {"neurolora_A": lambda t: torch.ones(6, 16)}, "needs torch.int8"),
-    ("A with damage", {"neurolora_A": lambda t: -t}, "damaged"),
+    ("A of floats", {"neurolora_A": lambda t: torch.ones(6, 4)}, "needs torch.uint8"),
+    ("A with damage", {"neurolora_A": lambda t: t ^ 3}, "damaged"),
+    ("A with no entries", {"neurolora_A": lambda t: t | 2}, "damaged"),
 ]
 
 

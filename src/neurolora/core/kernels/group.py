@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from neurolora.core.gate import GateKind
+from neurolora.core.projection import dense_projection
 from neurolora.core.routing import Routing
 
 
@@ -57,9 +58,12 @@ class GroupTensors:
         self.A, self.W1, self.W2, self.gamma, self.beta = parts
 
 
-def stacked_projection(spec: RouteSpec, t: GroupTensors, scales: Sequence[float]) -> Tensor:
+def stacked_projection(spec: RouteSpec, t: GroupTensors, scales: Sequence[float], d: int) -> Tensor:
     """P = [A of every module; every W1] in the dtype of the products: (members * r + w1_count * g, d)."""
-    downs = [A.to(spec.dtype) * scale for A, scale in zip(t.A, scales, strict=True)]
+    if len(set(scales)) == 1 and len({A.dtype for A in t.A}) == 1:
+        downs = [dense_projection(torch.cat(t.A), d, scales[0], spec.dtype)]
+    else:
+        downs = [dense_projection(A, d, scale, spec.dtype) for A, scale in zip(t.A, scales, strict=True)]
     return torch.cat([*downs, *t.W1]).to(spec.compute)
 
 

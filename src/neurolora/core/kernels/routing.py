@@ -51,8 +51,7 @@ def route(
 ) -> list[Routed]:
     """`Routed` for each module of a group.
 
-    x (N, d). projections: A's as stored (r, d), int8 or floating, frozen; A = scale * values. gates: by part:
-    W1's (g, d), W2's (r, g), gammas (r), betas (r) for a token gate, gammas for a static one, none for none.
+    x (N, d). projections: the frozen A's (r, d) as `Projection.stored` gives them. gates: by part: W1's (g, d), W2's (r, g), gammas (r), betas (r) for a token gate, gammas for a static one, none for none.
     biases: of the routing score, (r) each. Gradients flow to x and the gates, none through the selection, as
     in `core/update.py`.
     """
@@ -74,7 +73,7 @@ class _Route(torch.autograd.Function):
     ) -> Any:
         with torch.autocast(x.device.type, enabled=False):
             tensors = GroupTensors(spec, flat)
-            P = stacked_projection(spec, tensors, scales)
+            P = stacked_projection(spec, tensors, scales, x.shape[-1])
             product = functional.linear(x.to(spec.compute), P).to(spec.dtype)
             m = gate_values(spec, tensors, product[:, spec.width :]).m
             h = product[:, : spec.width]
@@ -83,7 +82,7 @@ class _Route(torch.autograd.Function):
             selected = keep_active(h_mod, active_bits(mask, spec.dtype))
         ctx.spec, ctx.scales, ctx.again = spec, scales, None
         trains_w1 = spec.gate == "token" and any(ctx.needs_input_grad[4:])
-        ctx.x_dtype = x.dtype
+        ctx.x_dtype, ctx.x_shape = x.dtype, x.shape
         ctx.save_for_backward(x if trains_w1 else None, product, mask, *flat)
         ctx.set_materialize_grads(False)
         m = m if m is None else m.view(*m.shape[:-1], spec.members, spec.r)
@@ -100,7 +99,7 @@ class _Route(torch.autograd.Function):
             down, gate_grads = _through_the_gate(spec, again, d, any(ctx.needs_input_grad[4:]))
             dx = None
             if ctx.needs_input_grad[0]:
-                P = stacked_projection(spec, again.tensors, ctx.scales)
+                P = stacked_projection(spec, again.tensors, ctx.scales, ctx.x_shape[-1])
                 dx = (down.to(spec.compute) @ P).to(ctx.x_dtype)
         return (dx, None, None, None, *[None] * spec.members, *gate_grads)
 

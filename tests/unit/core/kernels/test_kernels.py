@@ -11,10 +11,11 @@ from torch import Tensor
 
 from neurolora.core.gate import modulation
 from neurolora.core.kernels import RouteSpec, add_update, fast_top_k_mask, route
+from neurolora.core.projection import Projection, pack_ternary
 from neurolora.core.routing import routing_score, top_k_mask
 from neurolora.core.update import adapter_update
 
-D, O, R, G, K, SCALING = 12, 10, 8, 5, 3, 0.5
+D, O, R, G, K, SCALING = 14, 10, 8, 5, 3, 0.5
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6}
 
 
@@ -40,7 +41,7 @@ def tensors(s: RouteSpec, tokens: int = 17) -> dict[str, Any]:
     }
     return {
         "x": normal(tokens, D),
-        "A": [torch.randint(-1, 2, (R, D), dtype=torch.int8) for _ in members],
+        "A": [pack_ternary(torch.randint(-1, 2, (R, D), dtype=torch.int8)) for _ in members],
         "scales": [0.3 + 0.1 * i for i in members],
         "gates": gates[s.gate],
         "B": [normal(O + i, R) for i in members],
@@ -70,7 +71,7 @@ def slow(s: RouteSpec, t: dict[str, Any], biases: Any = None) -> list[Tensor]:
             m = modulation(t["x"], W1[0 if s.shares_w1 else i], W2[i], gamma[i], beta[i])
         elif s.gate == "static":
             m = t["gates"][0][i]
-        A = t["A"][i].to(s.dtype) * t["scales"][i]
+        A = Projection.from_stored(t["A"][i], D, t["scales"][i]).dense(s.dtype)
         dy, _ = adapter_update(
             t["x"], A, t["B"][i], modulation=m, top_k=s.top_k, scaling=SCALING, routing=s.routing,
             bias=None if biases is None else biases[i],
@@ -226,8 +227,8 @@ def test_selection_on_many_rows_with_and_without_ties() -> None:
 def test_awkward_values_reach_the_output_as_in_the_readable_path(name: str) -> None:
     s = replace(spec(1, "none", dtype=torch.float32))
     t = tensors(s, tokens=len(AWKWARD[name]))
-    t["A"], t["scales"] = [torch.eye(R, dtype=torch.float32)], [1.0]
-    t["x"] = AWKWARD[name].requires_grad_()
+    t["A"], t["scales"] = [torch.eye(R, D)], [1.0]  # a gaussian A is stored as it is
+    t["x"] = torch.nn.functional.pad(AWKWARD[name], (0, D - R)).requires_grad_()
     (found,), (expected,) = fast(s, t), slow(s, t)
     assert torch.allclose(found, expected, atol=1e-6, equal_nan=True)
 
