@@ -52,6 +52,7 @@ class Observer(Protocol):
 class ForwardContext:
     """State of the forward that is running, if one is.
 
+    decoding: one token a row, without gradient and with nobody watching.
     two_sided: the model has an encoder and a decoder, whose tokens have padding masks of their own.
     adds_loss: a PEFT wrapper runs this forward, so the loss in its outputs gets the auxiliary loss.
     auxiliary_scale: what that loss is multiplied with: as the caller asks, else as `hooks.py` finds.
@@ -62,6 +63,7 @@ class ForwardContext:
     layers: list[NeuroLoraLayer] = field(default_factory=list)
     is_open: bool = False
     is_cached: bool = False
+    decoding: bool = False
     encoder_keep: Tensor | None = None
     decoder_keep: Tensor | None = None
     observer: Observer | None = None
@@ -83,7 +85,8 @@ class ForwardContext:
 
     def begin(self, inputs: Mapping[str, Any]) -> None:
         """Open the context: forget the last forward's records and take the padding masks from its inputs."""
-        self.handover.waiting.clear()
+        self.decoding = self.observer is None and _is_decoding(inputs, self.two_sided)
+        self.handover.clear(keep_packs=self.decoding)
         for layer in self.layers:
             layer.records.clear()
         self.encoder_keep = _as_keep(inputs.get("attention_mask"))
@@ -93,8 +96,8 @@ class ForwardContext:
 
     def end(self) -> None:
         """Close the context; the records stay until the next forward or until the loss is taken."""
-        self.is_open = False
-        self.handover.waiting.clear()
+        self.is_open = self.decoding = False
+        self.handover.clear(keep_packs=True)
         self.encoder_keep = self.decoder_keep = None
         for layer in self.layers:
             layer.add_to_balance()
@@ -128,6 +131,12 @@ def real_tokens(inputs: Mapping[str, Any]) -> Tensor | int | None:
         if isinstance(value, Tensor) and value.dim() == dims:
             return value.shape[0] * value.shape[1]
     return None
+
+
+def _is_decoding(inputs: Mapping[str, Any], two_sided: bool) -> bool:
+    tokens = inputs.get("decoder_input_ids" if two_sided else "input_ids")
+    one_each = isinstance(tokens, Tensor) and tokens.dim() == 2 and tokens.shape[1] == 1
+    return one_each and not torch.is_grad_enabled()
 
 
 def _as_keep(mask: Any) -> Tensor | None:

@@ -8,12 +8,12 @@ backward that runs it again for activation checkpointing.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from neurolora.core.kernels import Routed, RouteSpec, route
+from neurolora.core.kernels import DecodePack, Routed, RouteSpec, decode_pack, decode_route, route
 
 if TYPE_CHECKING:
     from neurolora.tuner.layer import NeuroLoraLayer
@@ -28,11 +28,33 @@ class Waiting:
     routed: dict[str, Routed]
 
 
+@dataclass(frozen=True)
+class Packed:
+    """A group's weights put together for decoding, for modules of these names."""
+
+    pack: DecodePack
+    names: tuple[str, ...]
+    parts: tuple[Tensor, ...]
+    versions: list[int]
+
+
 @dataclass
 class Handover:
-    """What waits, for each group of modules and adapter."""
+    """What waits, and what is packed, for each group of modules and adapter.
+
+    Packs live from one decoded token to the next; any other forward lets go of them.
+    """
 
     waiting: dict[tuple[object, ...], Waiting] = field(default_factory=dict)
+    packs: dict[tuple[object, ...], Packed] = field(default_factory=dict)
+    decoded: dict[tuple[object, ...], tuple[Tensor, dict[str, Tensor]]] = field(default_factory=dict)
+
+    def clear(self, keep_packs: bool) -> None:
+        """Forget what waits, and the packs unless the next forward decodes too."""
+        self.waiting.clear()
+        self.decoded.clear()
+        if not keep_packs:
+            self.packs.clear()
 
     def take(self, layer: NeuroLoraLayer, adapter: str, x: Tensor) -> Routed | None:
         """The routing of `x` that waits for this module, if there is one; it waits no longer."""
@@ -61,11 +83,43 @@ def routed(layer: NeuroLoraLayer, adapter: str, x: Tensor) -> Routed:
     if found is not None:
         return found
     members = _members(layer, adapter)
-    made = _route(members, adapter, x)
+    made = route(x.reshape(-1, x.shape[-1]), **_arguments(members, adapter, x))
     by_name = {member.name: one for member, one in zip(members, made, strict=True)}
     own = by_name.pop(layer.name)
     handover.leave(layer, adapter, x, by_name)
     return own
+
+
+def decoded(layer: NeuroLoraLayer, adapter: str, x: Tensor) -> Tensor:
+    """h'[S] (N, r) of x (..., d) in a module, while tokens are decoded one by one."""
+    handover, key = layer.context.handover, (layer.reads, adapter)
+    left = handover.decoded.get(key)
+    if left is None or left[0] is not x or layer.name not in left[1]:
+        packed = _packed(layer, adapter, x)
+        selected = decode_route(x.reshape(-1, x.shape[-1]), packed.pack).unbind(1)
+        left = (x, dict(zip(packed.names, selected, strict=True)))
+        handover.decoded[key] = left
+    return left[1].pop(layer.name)
+
+
+def _packed(layer: NeuroLoraLayer, adapter: str, x: Tensor) -> Packed:
+    packs, key = layer.context.handover.packs, (layer.reads, adapter)
+    found = packs.get(key)
+    if found is None or layer.name not in found.names or not _is_fresh(found, layer, adapter, x):
+        members = _members(layer, adapter)
+        arguments = _arguments(members, adapter, x)
+        parts = (*arguments["projections"], *(part for parts in arguments["gates"] for part in parts))
+        pack = decode_pack(**arguments, in_features=layer.in_features)
+        tracked = tuple(part for part in parts if not part.is_inference())
+        found = Packed(pack, tuple(m.name for m in members), tracked, [part._version for part in tracked])
+        packs[key] = found
+    return found
+
+
+def _is_fresh(packed: Packed, layer: NeuroLoraLayer, adapter: str, x: Tensor) -> bool:
+    if packed.versions != [part._version for part in packed.parts]:
+        return False
+    return packed.pack.spec.compute == compute_dtype(x, layer.neurolora_B[adapter].dtype)
 
 
 def _members(layer: NeuroLoraLayer, adapter: str) -> list[NeuroLoraLayer]:
@@ -86,13 +140,13 @@ def _alike(other: NeuroLoraLayer, layer: NeuroLoraLayer, adapter: str) -> bool:
     )
 
 
-def _route(members: list[NeuroLoraLayer], adapter: str, x: Tensor) -> list[Routed]:
+def _arguments(members: list[NeuroLoraLayer], adapter: str, x: Tensor) -> dict[str, Any]:
+    """What `route` and `decode_pack` take of a group, besides x."""
     first = members[0]
     settings, dtype = first.settings[adapter], first.neurolora_B[adapter].dtype
     gates = [list(part) for part in zip(*(m.gate_parameters(adapter) for m in members), strict=True)]
     if len(gates) > 1 and all(W1 is gates[0][0] for W1 in gates[0]):
         gates[0] = gates[0][:1]
-    biases = [b for m in members if (b := m.routing_bias(adapter)) is not None]
     spec = RouteSpec(
         members=len(members),
         r=settings.r,
@@ -103,14 +157,13 @@ def _route(members: list[NeuroLoraLayer], adapter: str, x: Tensor) -> list[Route
         dtype=dtype,
         compute=compute_dtype(x, dtype),
     )
-    return route(
-        x.reshape(-1, x.shape[-1]),
-        [m.neurolora_A[adapter] for m in members],
-        [m.projection_scale[adapter] for m in members],
-        gates,
-        biases or None,
-        spec,
-    )
+    return {
+        "spec": spec,
+        "projections": [m.neurolora_A[adapter] for m in members],
+        "scales": [m.projection_scale[adapter] for m in members],
+        "gates": gates,
+        "biases": [b for m in members if (b := m.routing_bias(adapter)) is not None] or None,
+    }
 
 
 def compute_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype:

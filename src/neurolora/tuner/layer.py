@@ -1,9 +1,9 @@
 """What an adapted layer holds, and its life cycle; the forward is in `linear.py`.
 
-Room: tuner. Holds, for each adapter by name: the frozen A (a buffer: a ternary A
-packed to two bits an entry, or float32), B and the gate. A gate that is shared lives in the first module of its group
-(the lender); the others hold a reference to that module and no parameters, so that it exists once, in memory,
-in the optimizer and in the file.
+Room: tuner. Holds, for each adapter by name: the frozen A (a buffer: a ternary A packed to two bits an entry,
+or float32), B and the gate. A gate that is shared lives in the first module of its group (the lender); the
+others hold a reference to that module and no parameters, so that it exists once, in memory, in the optimizer
+and in the file.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """From the model to the adapter's file and back: A with its fingerprint beside it, nothing missing.
 
 Room: tuner. Called by `model.py` from the two hooks that PEFT has for this. In the file, for each module:
-`neurolora_B` (o, r), `neurolora_gate_*` (a shared gate once), `neurolora_A` (a ternary A packed, uint8 (r, d / 4),
-else float32; absent with `save_projection=False`) or `neurolora_A_trained` (float32), `neurolora_A_scale`
-(float64) and `neurolora_A_fingerprint` (32 bytes). Every tensor is one of the model's own, of the same shape
-and dtype: transformers' `load_adapter` reads the file by itself, and no code of ours runs then.
+`neurolora_B` (o, r), `neurolora_gate_*` (a shared gate once), `neurolora_A` (a ternary A packed to two bits
+an entry, uint8, else float32; absent with `save_projection=False`) or `neurolora_A_trained` (float32),
+`neurolora_A_scale` (float64) and `neurolora_A_fingerprint` (32 bytes). Every tensor is one of the model's,
+of the same shape and dtype: transformers' `load_adapter` reads the file by itself, and no code of ours runs.
 """
 
 from __future__ import annotations

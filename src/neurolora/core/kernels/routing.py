@@ -51,17 +51,38 @@ def route(
 ) -> list[Routed]:
     """`Routed` for each module of a group.
 
-    x (N, d). projections: the frozen A's (r, d) as `Projection.stored` gives them. gates: by part: W1's (g, d), W2's (r, g), gammas (r), betas (r) for a token gate, gammas for a static one, none for none.
+    x (N, d). projections: the frozen A's (r, d) as `Projection.stored` gives them. gates: by part: W1's
+    (g, d), W2's (r, g), gammas (r), betas (r) for a token gate, gammas for a static one, none for none.
     biases: of the routing score, (r) each. Gradients flow to x and the gates, none through the selection, as
     in `core/update.py`.
     """
     flat = [*projections, *(part for parts in gates for part in parts)]
     bias = None if biases is None else torch.stack(tuple(biases))
-    outputs = _Route.apply(x, spec, tuple(scales), bias, *flat)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled():
+        outputs = _Route.apply(x, spec, tuple(scales), bias, *flat)  # type: ignore[no-untyped-call]
+    else:
+        outputs, _ = _forward(x, spec, scales, bias, flat)
     *selected, mask, m = outputs
     masks = mask.unbind(1)
     ms = [None] * spec.members if m is None else m.unbind(-2)
     return [Routed(i, selected[i], masks[i], ms[i]) for i in range(spec.members)]
+
+
+def _forward(
+    x: Tensor, spec: RouteSpec, scales: Sequence[float], bias: Tensor | None, flat: Sequence[Tensor]
+) -> tuple[tuple[Any, ...], Tensor]:
+    """The outputs of `_Route`, and the product [A; W1] x."""
+    with torch.autocast(x.device.type, enabled=False):
+        tensors = GroupTensors(spec, flat)
+        P = stacked_projection(spec, tensors, scales, x.shape[-1])
+        product = functional.linear(x.to(spec.compute), P).to(spec.dtype)
+        m = gate_values(spec, tensors, product[:, spec.width :]).m
+        h = product[:, : spec.width]
+        h_mod = (h if m is None else h * m).view(-1, spec.members, spec.r)
+        mask = fast_top_k_mask(h_mod, spec.top_k, spec.routing, bias)
+        selected = keep_active(h_mod, active_bits(mask, spec.dtype))
+        m = m if m is None else m.view(*m.shape[:-1], spec.members, spec.r)
+    return (*selected.unbind(1), mask, m), product
 
 
 class _Route(torch.autograd.Function):
@@ -71,23 +92,15 @@ class _Route(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, spec: RouteSpec, scales: Sequence[float], bias: Tensor | None, *flat: Tensor
     ) -> Any:
-        with torch.autocast(x.device.type, enabled=False):
-            tensors = GroupTensors(spec, flat)
-            P = stacked_projection(spec, tensors, scales, x.shape[-1])
-            product = functional.linear(x.to(spec.compute), P).to(spec.dtype)
-            m = gate_values(spec, tensors, product[:, spec.width :]).m
-            h = product[:, : spec.width]
-            h_mod = (h if m is None else h * m).view(-1, spec.members, spec.r)
-            mask = fast_top_k_mask(h_mod, spec.top_k, spec.routing, bias)
-            selected = keep_active(h_mod, active_bits(mask, spec.dtype))
+        outputs, product = _forward(x, spec, scales, bias, flat)
+        *_, mask, m = outputs
         ctx.spec, ctx.scales, ctx.again = spec, scales, None
-        trains_w1 = spec.gate == "token" and any(ctx.needs_input_grad[4:])
         ctx.x_dtype, ctx.x_shape = x.dtype, x.shape
+        trains_w1 = spec.gate == "token" and any(ctx.needs_input_grad[4:])
         ctx.save_for_backward(x if trains_w1 else None, product, mask, *flat)
         ctx.set_materialize_grads(False)
-        m = m if m is None else m.view(*m.shape[:-1], spec.members, spec.r)
         ctx.mark_non_differentiable(mask, *([] if m is None else [m]))
-        return (*selected.unbind(1), mask, m)
+        return outputs
 
     @staticmethod
     @once_differentiable

@@ -22,6 +22,8 @@ def add_update(
 
     compute: dtype of the matrix products. in_place: the caller owns `result` alone.
     """
+    if not torch.is_grad_enabled():
+        return add_selected(result, routed.selected.to(compute), B.to(compute), scaling, in_place)
     node = routed.selected.grad_fn if torch.is_grad_enabled() else None
     arguments = (result, routed.selected, B, scaling, node, routed.member, compute, in_place)
     summed: Tensor = _AddUpdate.apply(*arguments)  # type: ignore[no-untyped-call]
@@ -38,8 +40,7 @@ class _AddUpdate(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         ctx.scaling, ctx.node, ctx.member, ctx.compute = scaling, node, member, compute
         ctx.save_for_backward(B, None if node is not None else selected)
-        with torch.autocast(result.device.type, enabled=False):
-            summed = _added(result, selected.to(compute), B.to(compute), scaling, in_place)
+        summed = add_selected(result, selected.to(compute), B.to(compute), scaling, in_place)
         if in_place:
             ctx.mark_dirty(result)
         return summed
@@ -48,24 +49,26 @@ class _AddUpdate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         B, selected = ctx.saved_tensors
-        if selected is None:
-            selected = selected_again(ctx.node, ctx.member)
+        d = dB = None
+        wants_selected, wants_B = ctx.needs_input_grad[1:3]
         with torch.autocast(grad.device.type, enabled=False):
             flat = grad.reshape(-1, grad.shape[-1]).to(ctx.compute)
-            wants_selected, wants_B = ctx.needs_input_grad[1:3]
-            d = (flat @ B.to(ctx.compute)).mul_(ctx.scaling).to(selected.dtype) if wants_selected else None
-            dB = None
+            if wants_selected:
+                d = (flat @ B.to(ctx.compute)).mul_(ctx.scaling).to(B.dtype)
             if wants_B:
+                selected = selected_again(ctx.node, ctx.member) if selected is None else selected
                 dB = (selected.to(ctx.compute).T @ flat).mul_(ctx.scaling).to(B.dtype).T
         return grad, d, dB, None, None, None, None, None
 
 
-def _added(result: Tensor, selected: Tensor, B: Tensor, scaling: float, in_place: bool) -> Tensor:
+def add_selected(result: Tensor, selected: Tensor, B: Tensor, scaling: float, in_place: bool) -> Tensor:
+    """`add_update` without gradient, selected (N, r) and B of one dtype."""
     flat = result.view(-1, result.shape[-1]) if in_place else result.reshape(-1, result.shape[-1])
-    if flat.dtype == selected.dtype:
+    if flat.dtype == selected.dtype:  # addmm is left alone by autocast where all dtypes are its own
         add = flat.addmm_ if in_place else flat.addmm
         summed = add(selected, B.T, alpha=scaling)
     else:
-        dy = selected @ (B * scaling).T
+        with torch.autocast(result.device.type, enabled=False):
+            dy = selected @ (B * scaling).T
         summed = flat.add_(dy) if in_place else (flat + dy).to(flat.dtype)
     return result if in_place else summed.view(result.shape)

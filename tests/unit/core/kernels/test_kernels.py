@@ -15,7 +15,7 @@ from neurolora.core.projection import Projection, pack_ternary
 from neurolora.core.routing import routing_score, top_k_mask
 from neurolora.core.update import adapter_update
 
-D, O, R, G, K, SCALING = 14, 10, 8, 5, 3, 0.5
+D, OUT, R, G, K, SCALING = 14, 10, 8, 5, 3, 0.5
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6}
 
 
@@ -44,8 +44,8 @@ def tensors(s: RouteSpec, tokens: int = 17) -> dict[str, Any]:
         "A": [pack_ternary(torch.randint(-1, 2, (R, D), dtype=torch.int8)) for _ in members],
         "scales": [0.3 + 0.1 * i for i in members],
         "gates": gates[s.gate],
-        "B": [normal(O + i, R) for i in members],
-        "result": [normal(tokens, O + i) for i in members],
+        "B": [normal(OUT + i, R) for i in members],
+        "result": [normal(tokens, OUT + i) for i in members],
     }
 
 

@@ -1,0 +1,1 @@
+"""Speed and memory beside other methods, side by side in one run (`neurolora bench`)."""
