@@ -18,7 +18,8 @@ def product_kernel(
 ) -> None:  # fmt: skip
     """x P' over one chunk of d: partial[s] = x[:, chunk s] P[:, chunk s]', for ROWS rows of P.
 
-    x (tokens, d), P (rows, d), rows of `*_stride`; products in P's dtype; partial float32 (chunks, tokens, rows).
+    x (tokens, d), P (rows, d), rows of `*_stride`; products in P's dtype; partial float32
+    (chunks, tokens, rows).
     """
     split = tl.program_id(1)
     n = tl.arange(0, TOKENS)[:, None]
@@ -60,8 +61,8 @@ def decode_route_kernel(
     """One token of one member: the gate (Eq. 3), h' = h m (Eq. 4) and its active ranks, best first (Eq. 5).
 
     partial from `product_kernel`, whose columns are h of every member, then W1 x (of every member, or
-    shared). W2 (members * r, g); gamma, beta, bias (members * r). index int32, value (tokens, members, top_k).
-    Rounded to `compute` and to value's dtype where the training path stores a tensor of that dtype.
+    shared). W2 (members * r, g); gamma, beta, bias (members * r). index int32, value (tokens, members,
+    top_k). Rounded to `compute` and to value's dtype where the training path stores a tensor of that dtype.
     """
     dtype: tl.constexpr = value_ptr.dtype.element_ty
     n, member, members = tl.program_id(0), tl.program_id(1), tl.num_programs(1)

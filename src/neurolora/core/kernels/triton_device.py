@@ -25,7 +25,7 @@ def rounded(values: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def sigmoid(z: tl.tensor) -> tl.tensor:
-    """1 / (1 + exp(-z)), float32; exactly 1/2 at 0, so that a gate that starts as identity is one to the bit."""
+    """1 / (1 + exp(-z)), float32; exactly 1/2 at 0, so that a gate at its start is one to the bit."""
     return tl.div_rn(1.0, 1.0 + tl.exp(-z))
 
 
@@ -116,8 +116,8 @@ def route_backward_kernel(
 ) -> None:  # fmt: skip
     """From d, the gradient of h'[S], to those of h and of the gate's logits z; ROWS tokens of one member.
 
-    dh = d m, dm = d h, dz = dm gamma s (1 - s) with s = sigmoid(z), d zero where not active. mask uint8 and dz
-    (tokens, members * r) contiguous; the others rows of `*_stride`. sums float32 (2, blocks, members * r):
+    dh = d m, dm = d h, dz = dm gamma s (1 - s) with s = sigmoid(z), d zero where not active. mask uint8 and
+    dz (tokens, members * r) contiguous; the others rows of `*_stride`. sums float32 (2, blocks, members * r):
     over the rows of this block, dm s and dm (a static gate: (1, ...), dm). No gate: only dh is written.
     """
     width = tl.num_programs(1) * r

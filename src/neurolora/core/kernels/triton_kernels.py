@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -61,7 +62,7 @@ def fused_route(
 def fused_selected(
     h: Tensor, logits: Tensor | None, gamma: Tensor | None, beta: Tensor | None, mask: Tensor, spec: RouteSpec
 ) -> Tensor:
-    """The first output of `fused_route` (N, members, r) again, to the bit, from its arguments and the mask."""
+    """The first output of `fused_route` (N, members, r) again, to the bit, from its inputs and the mask."""
     return _launch_route(h, logits, gamma, beta, None, mask, None, spec, given=True)
 
 
@@ -82,7 +83,7 @@ def fused_route_backward(
 
     d counts where the mask is True; s = sigmoid(logits); dgamma = sum of dm s (a static gate: of dm), dbeta =
     sum of dm, over tokens, in float32 and always in the same order. Other arguments as in `fused_route`; what
-    a gate lacks has no gradient. out: where dh is written, (N, members * r), rows may be slices of wider ones.
+    a gate lacks has no gradient. out: where dh is written, (N, members * r), rows may be slices of wider.
     """
     d, h, logits = (_with_rows(t) for t in (d, h, logits))
     dh = h.new_empty(h.shape) if out is None else out
@@ -95,7 +96,7 @@ def fused_route_backward(
         device = _device()
         strides = (_stride(d), _stride(h), _stride(logits), _stride(dh))
         pointers = (d, h, logits, gamma, beta, _bytes(mask), dh, dz, sums)
-        with torch.cuda.device_of(h):
+        with _on(h):
             device.route_backward_kernel[blocks, spec.members](
                 *pointers, len(h), *strides, _element(spec.dtype), spec.r, R, rows, enable_fp_fusion=False
             )
@@ -132,11 +133,12 @@ def decode_route(
     indices, values = x.new_empty(shape, dtype=torch.int32), x.new_empty(shape, dtype=spec.dtype)
     g = 1 if W2 is None else W2.shape[1]
     W2, splits = _with_rows(W2), len(partial)
-    with torch.cuda.device_of(x):
+    biases = None if bias is None else bias.contiguous()
+    with _on(x):
         _decode_device().decode_route_kernel[tokens, spec.members](
-            partial, W2, gamma, beta, None if bias is None else bias.contiguous(), indices, values, tokens, rows,
-            splits, _stride(W2), spec.r, g, spec.top_k, spec.routing == "signed", spec.shares_w1,
-            _element(spec.compute), _power(spec.r), min(64, _power(g)), _power(splits), enable_fp_fusion=False,
+            partial, W2, gamma, beta, biases, indices, values, tokens, rows, splits, _stride(W2), spec.r, g,
+            spec.top_k, spec.routing == "signed", spec.shares_w1, _element(spec.compute), _power(spec.r),
+            min(64, _power(g)), _power(splits), enable_fp_fusion=False,
         )  # fmt: skip
     return DecodeRouted(indices, values)
 
@@ -150,7 +152,7 @@ def decode_add(result: Tensor, routed: DecodeRouted, member: int, Bt: Tensor, sc
     indices, values = routed.indices[:, member], routed.values[:, member]
     tokens, o = result.shape
     k, columns = values.shape[1], 128
-    with torch.cuda.device_of(result):
+    with _on(result):
         _decode_device().decode_add_kernel[tokens, -(-o // columns)](
             result, indices, values, Bt, float(scaling), o, _stride(result), _stride(values), _stride(Bt), k,
             min(16, _power(k)), columns,
@@ -175,7 +177,7 @@ def _launch_route(
     R, rows, blocks = _tiles(len(h), spec)
     if len(h) == 0:
         return selected
-    with torch.cuda.device_of(h):
+    with _on(h):
         # no fusion: h * m must be rounded before the bias is added, as PyTorch does it
         _device().route_kernel[blocks, spec.members](
             h, logits, gamma, beta, bias, selected, _bytes(mask), m, len(h), _stride(h), _stride(logits),
@@ -185,7 +187,7 @@ def _launch_route(
 
 
 def _split_product(x: Tensor, P: Tensor) -> Tensor:
-    """x P' as float32 (splits, N, rows of P), to be summed over the first: d is cut so that the GPU is full."""
+    """x P' as float32 (splits, N, rows of P), to be summed over the first; d is cut to fill the GPU."""
     (tokens, d), rows = x.shape, P.shape[0]
     block, columns = 32, 128 if P.element_size() == 2 else 64
     row_blocks, column_blocks = -(-rows // block), -(-d // columns)
@@ -193,7 +195,7 @@ def _split_product(x: Tensor, P: Tensor) -> Tensor:
     chunk = -(-column_blocks // splits) * columns
     splits = -(-d // chunk)
     partial = x.new_empty((splits, tokens, rows), dtype=torch.float32)
-    with torch.cuda.device_of(x):
+    with _on(x):
         _decode_device().product_kernel[row_blocks, splits](
             x,
             P,
@@ -233,6 +235,11 @@ def _with_rows(t: Tensor | None) -> Any:
 
 def _stride(t: Tensor | None) -> int:
     return 0 if t is None else t.stride(0)
+
+
+def _on(t: Tensor) -> AbstractContextManager[Any]:
+    """Kernels are launched on the current GPU; inside, that is the tensor's."""
+    return torch.cuda.device_of(t)  # type: ignore[no-untyped-call]
 
 
 def _bytes(mask: Tensor) -> Tensor:

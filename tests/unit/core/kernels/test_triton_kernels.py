@@ -1,11 +1,13 @@
 """The Triton kernels against `core/`: on a GPU where there is one, else by Triton's interpreter.
 
-The selection must be equal to the bit, values to rounding. Interpreted kernels say nothing of the compiler, so
-that one test compiles every kernel, for a GPU that need not be there.
+The selection must be equal to the bit, values to rounding. Interpreted kernels say nothing of the
+compiler, so one test compiles every kernel, for a GPU that need not be there.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,15 +17,6 @@ from typing import Any, get_args
 import pytest
 import torch
 from torch import Tensor
-
-pytest.importorskip("triton")
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-with pytest.MonkeyPatch.context() as patch:
-    # read where a kernel is declared: set for this import alone, other tests must not see interpreted kernels
-    if DEVICE == "cpu":
-        patch.setenv("TRITON_INTERPRET", "1")
-    import neurolora.core.kernels.triton_decode_device  # noqa: F401
 
 from neurolora.core.gate import GateKind, modulation
 from neurolora.core.kernels import RouteSpec
@@ -41,8 +34,22 @@ from neurolora.core.routing import routing_score, top_k_mask
 from neurolora.core.update import adapter_update
 from neurolora.errors import ConfigError
 
-R, K, G, D, O = 6, 3, 5, 150, 130
+pytest.importorskip("triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+with pytest.MonkeyPatch.context() as patch:
+    # read where a kernel is declared: set for this import alone, other tests must not see interpreted kernels
+    if DEVICE == "cpu":
+        patch.setenv("TRITON_INTERPRET", "1")
+    importlib.import_module("neurolora.core.kernels.triton_decode_device")
+
+R, K, G, D, OUT = 6, 3, 5, 150, 130
 NAN, INF = float("nan"), float("inf")
+ROUNDED_BF16 = pytest.mark.skipif(
+    DEVICE == "cpu",
+    reason="Triton's interpreter cuts bf16 off instead of rounding it, and cannot multiply it",
+)
+HALF = [torch.float16, pytest.param(torch.bfloat16, marks=ROUNDED_BF16)]
 CLOSE = {"rtol": 2e-6, "atol": 2e-6}
 Gate = dict[str, Tensor | None]
 
@@ -99,9 +106,10 @@ def check_selection(s: RouteSpec, h: Tensor, gate: Gate, bias: Tensor | None) ->
     torch.testing.assert_close(again, selected, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("routing", ["abs", "signed"])
-@pytest.mark.parametrize("members", [1, 3])
+VARIANTS = [(1, "abs", False), (3, "abs", True), (3, "signed", False), (3, "signed", True)]
+
+
+@pytest.mark.parametrize(("members", "routing", "biased"), VARIANTS)
 @pytest.mark.parametrize("gate", get_args(GateKind))
 def test_route(gate: GateKind, members: int, routing: Any, biased: bool) -> None:
     s = spec(gate, members, routing=routing)
@@ -110,14 +118,15 @@ def test_route(gate: GateKind, members: int, routing: Any, biased: bool) -> None
         check_selection(s, slice_of_wider(tokens, s), gate_of(s, tokens), bias)
 
 
-@pytest.mark.parametrize(("r", "k"), [(1, 1), (32, 8), (100, 7), (128, 128)])
+@pytest.mark.parametrize(("r", "k"), [(1, 1), (32, 8), (100, 7), (128, 127)])
 def test_route_at_other_ranks_and_over_several_blocks(r: int, k: int) -> None:
-    s = spec("token", 2, r=r, top_k=k)
-    check_selection(s, slice_of_wider(33, s), gate_of(s, 33), None)
+    tokens = 1024 // r + 1 if r > 1 else 3
+    s = spec("token", 1, r=r, top_k=k)
+    check_selection(s, slice_of_wider(tokens, s), gate_of(s, tokens), None)
 
 
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", HALF)
 def test_route_of_half_precision_rounds_as_pytorch(dtype: torch.dtype, biased: bool) -> None:
     s = spec("token", 2, r=32, top_k=8, dtype=dtype, compute=dtype, routing="signed")
     check_selection(s, slice_of_wider(40, s), gate_of(s, 40), normal(2, 32, dtype=dtype) if biased else None)
@@ -195,15 +204,16 @@ def test_backward_of_a_rank_that_is_not_active_is_zero_whatever_came_back_for_it
     assert found.dgamma.equal(mask[0, 0].float() * 2)
 
 
-def test_backward_gives_the_logits_gradient_in_the_dtype_of_the_products() -> None:
-    s = spec("token", 2, compute=torch.bfloat16)
+@pytest.mark.parametrize("compute", HALF)
+def test_backward_gives_the_logits_gradient_in_the_dtype_of_the_products(compute: torch.dtype) -> None:
+    s = spec("token", 2, compute=compute)
     h, gates = slice_of_wider(5, s), gate_of(s, 5)
     mask = torch.ones(5, 2, R, dtype=torch.bool, device=DEVICE)
     exact = fused_route_backward(h, h, *gates.values(), mask, replace(s, compute=s.dtype))  # type: ignore[misc]
     found = fused_route_backward(h, h, *gates.values(), mask, s)  # type: ignore[misc]
     assert found.dz is not None
     assert exact.dz is not None
-    assert found.dz.equal(exact.dz.to(torch.bfloat16))
+    assert found.dz.equal(exact.dz.to(compute))
     assert found.dh.dtype == torch.float32
 
 
@@ -217,7 +227,7 @@ class Decode:
         self.A = normal(n, s.r, d) / d**0.5
         self.W1 = normal(s.w1_count if s.gate == "token" else 0, g, d) / d**0.5
         self.W2, self.gamma, self.beta = normal(n, s.r, g), normal(n, s.r), normal(n, s.r)
-        self.B, self.result = normal(n, O, s.r), normal(n, tokens, O)
+        self.B, self.result = normal(n, OUT, s.r), normal(n, tokens, OUT)
         self.bias = normal(n, s.r) if biased else None
 
     def expected(self, member: int, result: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,15 +281,15 @@ def test_decode(biased: bool, routing: Any, gate: GateKind, members: int, w1_cou
     Decode(s, 3 if biased else 1, biased).check()
 
 
-@pytest.mark.parametrize("tokens", [2, 17, 32])
-def test_decode_of_several_tokens(tokens: int) -> None:
-    Decode(spec("token", 1), tokens).check()
+@pytest.mark.parametrize(("gate", "tokens"), [("none", 17), ("token", 32)])
+def test_decode_of_several_tokens(gate: GateKind, tokens: int) -> None:
+    Decode(spec(gate, 1), tokens).check()
 
 
-@pytest.mark.parametrize(("r", "k", "g", "d"), [(6, 1, 1, 20), (6, 6, 5, 20), (40, 19, 70, 3000)])
+@pytest.mark.parametrize(("r", "k", "g", "d"), [(6, 1, 1, 20), (6, 6, 5, 20), (40, 19, 70, 1100)])
 def test_decode_at_other_sizes(r: int, k: int, g: int, d: int) -> None:
     """Up to more than one step of every loop: over d, over g and over the active ranks."""
-    Decode(spec("token", 2, r=r, top_k=k, w1_count=1), 2, g=g, d=d).check()
+    Decode(spec("token", 1, r=r, top_k=k), 2, g=g, d=d).check()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -287,8 +297,9 @@ def test_decode_into_a_half_precision_result(dtype: torch.dtype) -> None:
     Decode(spec("token", 3), 2).check(dtype)
 
 
-def test_decode_in_one_call_with_products_in_bf16() -> None:
-    t = Decode(spec("token", 1, compute=torch.bfloat16, top_k=R), 4)
+@pytest.mark.parametrize("compute", HALF)
+def test_decode_in_one_call_with_products_in_half_precision(compute: torch.dtype) -> None:
+    t = Decode(spec("token", 1, compute=compute, top_k=R), 4)
     result = t.result[0].clone()
     found = decode_update(result, *t.arguments(), t.B[0].T.contiguous(), 0.5, t.spec)  # type: ignore[arg-type]
     torch.testing.assert_close(found, t.expected(0, t.result[0])[0], rtol=0.05, atol=0.05)
@@ -324,19 +335,15 @@ def test_availability(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not triton_supports(spec(dtype=torch.float64))
 
 
-def run_apart(code: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_without_triton_there_are_no_kernels_and_no_error() -> None:
-    run_apart(
-        "import sys; sys.modules['triton'] = None\n"
-        "from neurolora.core.kernels.triton_kernels import triton_available\n"
-        "assert not triton_available('cuda')"
-    )
+def test_without_triton_there_are_no_kernels_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec("neurolora.core.kernels.triton_kernels")
+    assert found is not None
+    assert found.loader is not None
+    monkeypatch.setitem(sys.modules, "triton", None)
+    fresh = importlib.util.module_from_spec(found)
+    monkeypatch.setitem(sys.modules, found.name, fresh)
+    found.loader.exec_module(fresh)
+    assert not fresh.triton_available("cuda")
 
 
 COMPILE = """
@@ -365,21 +372,22 @@ def compile_instead(kernel, grid):
     return launch
 
 triton.JITFunction.__getitem__ = compile_instead
-for gate, dtype, compute in [("token", torch.float32, torch.bfloat16), ("static", torch.bfloat16, torch.bfloat16)]:
-    s = RouteSpec(2, 32, 8, gate, "abs", 2 if gate == "token" else 0, dtype, compute)
-    h = torch.zeros(3, 64, dtype=dtype)
-    gamma, bias = h[0], h[0].view(2, 32)
-    logits, beta = (h, gamma) if gate == "token" else (None, None)
-    mask = kernels.fused_route(h, logits, gamma, beta, bias, s)[1]
-    kernels.fused_selected(h, logits, gamma, beta, mask, s)
-    kernels.fused_route_backward(h, h, logits, gamma, beta, mask, s)
-    x, P = torch.zeros(1, 128, dtype=compute), torch.zeros(128, 128, dtype=compute)
-    W2 = torch.zeros(64, 32, dtype=dtype) if gate == "token" else None
-    kernels.decode_update(x.clone(), x, P, W2, gamma, beta, bias, P, 0.5, s)
-assert len(compiled) == 12, compiled
+s = RouteSpec(2, 32, 8, "token", "abs", 2, torch.float32, torch.bfloat16)
+h = torch.zeros(3, 64)
+gamma, bias = h[0], h[0].view(2, 32)
+mask = kernels.fused_route(h, h, gamma, gamma, bias, s)[1]
+kernels.fused_selected(h, h, gamma, gamma, mask, s)
+kernels.fused_route_backward(h, h, h, gamma, gamma, mask, s)
+x, P = torch.zeros(1, 128).bfloat16(), torch.zeros(128, 128).bfloat16()
+kernels.decode_update(x.clone(), x, P, torch.zeros(64, 32), gamma, gamma, bias, P, 0.5, s)
+assert len(compiled) == 6, compiled
 """
 
 
 def test_every_kernel_compiles_for_a_gpu() -> None:
     pytest.importorskip("triton", minversion="3.3")
-    run_apart(COMPILE)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-c", COMPILE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
