@@ -132,6 +132,16 @@ def test_route_of_half_precision_rounds_as_pytorch(dtype: torch.dtype, biased: b
     check_selection(s, slice_of_wider(40, s), gate_of(s, 40), normal(2, 32, dtype=dtype) if biased else None)
 
 
+@pytest.mark.parametrize(("gate", "biased"), [("static", False), ("none", True)])
+def test_what_rounding_makes_equal_is_equal(gate: GateKind, biased: bool) -> None:
+    """Just below 2, times 1.1 or plus 1, neighbours in fp16 become one number; unrounded they would not."""
+    s = spec(gate, 1, r=32, top_k=8, dtype=torch.float16)
+    h = (1.9 + torch.randint(0, 16, (32, 32), device=DEVICE) * 2.0**-10).half()
+    gates: Gate = {"logits": None, "gamma": torch.full_like(h[0], 1.1), "beta": None}
+    gates = gates if gate == "static" else dict.fromkeys(gates)
+    check_selection(s, h, gates, torch.ones_like(h[:1]) if biased else None)
+
+
 AWKWARD = torch.tensor(
     [
         [1.0, -1.0, 1.0, 0.0, -0.0, 1.0, -1.0, 0.5],
