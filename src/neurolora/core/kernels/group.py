@@ -91,17 +91,41 @@ class GateValues:
 
 def gate_values(spec: RouteSpec, t: GroupTensors, u: Tensor) -> GateValues:
     """The gates of all modules (Eq. 3) from u = W1 x (N, w1_count * g)."""
-    if spec.gate == "none":
-        return GateValues(None, None, None)
-    gamma = torch.cat(t.gamma)
-    if spec.gate == "static":
-        return GateValues(None, None, gamma)
+    inputs = gate_inputs(spec, t, u)
+    if inputs.logits is None or inputs.gamma is None or inputs.beta is None:
+        return GateValues(None, None, inputs.gamma)
+    sigmoid = inputs.logits.sigmoid_()
+    return GateValues(inputs.bottleneck, sigmoid, torch.addcmul(inputs.beta, sigmoid, inputs.gamma))
+
+
+@dataclass(frozen=True)
+class GateInputs:
+    """What the pointwise work reads, columns of all modules side by side; what a kind of gate lacks is None.
+
+    bottleneck gelu(W1 x) (N, w1_count * g), logits W2 bottleneck (N, members * r), gamma, beta (members * r).
+    """
+
+    bottleneck: Tensor | None
+    logits: Tensor | None
+    gamma: Tensor | None
+    beta: Tensor | None
+
+
+def gate_inputs(spec: RouteSpec, t: GroupTensors, u: Tensor) -> GateInputs:
+    """The gates of all modules up to their sigmoid, from u = W1 x (N, w1_count * g)."""
+    if spec.gate != "token":
+        return GateInputs(None, None, torch.cat(t.gamma) if spec.gate == "static" else None, None)
     bottleneck = functional.gelu(u)
     cast = bottleneck.to(spec.compute)
     weights = [W.to(spec.compute) for W in t.W2]
     logits = cast @ torch.cat(weights).T if spec.shares_w1 else side_by_side(cast, [W.T for W in weights])
-    sigmoid = logits.to(spec.dtype).sigmoid_()
-    return GateValues(bottleneck, sigmoid, torch.addcmul(torch.cat(t.beta), sigmoid, gamma))
+    return GateInputs(bottleneck, logits.to(spec.dtype), torch.cat(t.gamma), torch.cat(t.beta))
+
+
+def gate_products(spec: RouteSpec, t: GroupTensors, dz: Tensor) -> Tensor:
+    """dz W2, the gradient of gelu(W1 x) (N, w1_count * g), from that of the logits (N, members * r)."""
+    weights = [W.to(spec.compute) for W in t.W2]
+    return dz @ torch.cat(weights) if spec.shares_w1 else side_by_side(dz, weights)
 
 
 class Activations:

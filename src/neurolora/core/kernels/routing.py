@@ -16,12 +16,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from neurolora.core.kernels.fused import (
+    FusedActivations,
+    fused_applies,
+    route_fused,
+    through_the_fused_gate,
+)
 from neurolora.core.kernels.group import (
     Activations,
     GroupTensors,
     RouteSpec,
+    gate_products,
     gate_values,
-    side_by_side,
     stacked_projection,
 )
 from neurolora.core.kernels.selection import active_bits, fast_top_k_mask, keep_active
@@ -76,11 +82,14 @@ def _forward(
         tensors = GroupTensors(spec, flat)
         P = stacked_projection(spec, tensors, scales, x.shape[-1])
         product = functional.linear(x.to(spec.compute), P).to(spec.dtype)
-        m = gate_values(spec, tensors, product[:, spec.width :]).m
-        h = product[:, : spec.width]
-        h_mod = (h if m is None else h * m).view(-1, spec.members, spec.r)
-        mask = fast_top_k_mask(h_mod, spec.top_k, spec.routing, bias)
-        selected = keep_active(h_mod, active_bits(mask, spec.dtype))
+        if fused_applies(spec, product):
+            selected, mask, m = route_fused(spec, tensors, product, bias)
+        else:
+            m = gate_values(spec, tensors, product[:, spec.width :]).m
+            h = product[:, : spec.width]
+            h_mod = (h if m is None else h * m).view(-1, spec.members, spec.r)
+            mask = fast_top_k_mask(h_mod, spec.top_k, spec.routing, bias)
+            selected = keep_active(h_mod, active_bits(mask, spec.dtype))
         m = m if m is None else m.view(*m.shape[:-1], spec.members, spec.r)
     return (*selected.unbind(1), mask, m), product
 
@@ -108,8 +117,12 @@ class _Route(torch.autograd.Function):
         again, spec = activations_of(ctx), ctx.spec
         ctx.again = None
         with torch.autocast(again.h.device.type, enabled=False):
-            d = keep_active(_in_columns(grads[: spec.members], again.h), again.active)
-            down, gate_grads = _through_the_gate(spec, again, d, any(ctx.needs_input_grad[4:]))
+            d, wants_gate = _in_columns(grads[: spec.members], again.h), any(ctx.needs_input_grad[4:])
+            if isinstance(again, FusedActivations):
+                down, gate_grads = through_the_fused_gate(spec, again, d, wants_gate)
+            else:
+                d = keep_active(d, again.active)
+                down, gate_grads = _through_the_gate(spec, again, d, wants_gate)
             dx = None
             if ctx.needs_input_grad[0]:
                 P = stacked_projection(spec, again.tensors, ctx.scales, ctx.x_shape[-1])
@@ -117,7 +130,7 @@ class _Route(torch.autograd.Function):
         return (dx, None, None, None, *[None] * spec.members, *gate_grads)
 
 
-def activations_of(node: Any) -> Activations:
+def activations_of(node: Any) -> Activations | FusedActivations:
     """The forward's values of a `_Route` node; the first who asks has them made, for all who follow.
 
     The nodes of the way up ask before the backward of `_Route` runs, which lets go of them.
@@ -125,14 +138,19 @@ def activations_of(node: Any) -> Activations:
     if node.again is None:
         saved = node.saved_tensors
         with torch.no_grad(), torch.autocast(saved[1].device.type, enabled=False):
-            node.again = Activations(node.spec, saved, active_bits(saved[2].flatten(1), node.spec.dtype))
-    made: Activations = node.again
+            if fused_applies(node.spec, saved[1]):
+                node.again = FusedActivations(node.spec, saved)
+            else:
+                node.again = Activations(node.spec, saved, active_bits(saved[2].flatten(1), node.spec.dtype))
+    made: Activations | FusedActivations = node.again
     return made
 
 
 def selected_again(node: Any, member: int) -> Tensor:
     """h'[S] (N, r) of one module, as the forward gave it."""
     again, r = activations_of(node), node.spec.r
+    if isinstance(again, FusedActivations):
+        return again.selected[:, member]
     columns = slice(member * r, (member + 1) * r)
     h, m = again.h[:, columns], again.gate.m
     return keep_active(h if m is None else h * m[..., columns], again.active[:, columns])
@@ -166,8 +184,7 @@ def _gate_backward(spec: RouteSpec, again: Activations, dm: Tensor, du: Tensor) 
     """From dm to du, the gradient of W1 x, which is written in place; returns that of W2 gelu(W1 x)."""
     gate, t = again.gate, again.tensors
     dz = torch.ops.aten.sigmoid_backward(dm * torch.cat(t.gamma), gate.sigmoid).to(spec.compute)
-    weights = [W.to(spec.compute) for W in t.W2]
-    da = dz @ torch.cat(weights) if spec.shares_w1 else side_by_side(dz, weights)
+    da = gate_products(spec, t, dz)
     torch.ops.aten.gelu_backward.grad_input(da.to(spec.dtype), again.u, grad_input=du)
     return dz  # type: ignore[no-any-return]
 
