@@ -11,13 +11,14 @@ TEST_JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+KERNELS := $(VENV)/.ready-kernels
 
 .PHONY: demo test lint examples setup clean
 
 demo: $(READY)
 	$(BIN)/neurolora demo
 
-test: $(READY)
+test: $(KERNELS)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(TEST_JOBS)
 
 lint: $(READY)
@@ -39,6 +40,12 @@ $(READY): pyproject.toml requirements/tested.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint requirements/tested.txt --editable '.[dev]'
 	@touch $(READY)
+
+# Triton is big and only the tests of the GPU's kernels need it, in its interpreter; Linux has it alone.
+$(KERNELS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint requirements/tested.txt --editable '.[kernels]'
+	@touch $(KERNELS)
 
 clean:
 	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache
