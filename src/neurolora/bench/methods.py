@@ -39,10 +39,10 @@ def _peft(name: str, **settings: Any) -> Callable[[], Any]:
 
 def _ours(name: str, **settings: Any) -> Callable[[], Any]:
     def make() -> Any:
-        import neurolora
+        from neurolora import tuner
 
         common = {"r": RANK, "target_modules": list(TARGETS), "init_weights": False}
-        return getattr(neurolora, name)(**common, **settings)
+        return getattr(tuner, name)(**common, **settings)
 
     return make
 

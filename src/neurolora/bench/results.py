@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class Request:
     dtype: str = "float32"
     device: str = "cpu"
     rounds: int = 20
+    layers: int | None = None
     methods: tuple[str, ...] = tuple(METHODS)
 
     def __post_init__(self) -> None:
@@ -72,7 +73,9 @@ Progress = Callable[[], None]
 
 def run_benchmark(request: Request, progress: Progress = lambda: None) -> dict[str, Any]:
     """Measure, and give `request`, `result` (see the function of each benchmark) and `environment`."""
-    result = BENCHMARKS[request.benchmark](request, SHAPES[request.shape], progress)
+    shape = SHAPES[request.shape]
+    shape = shape if request.layers is None else replace(shape, layers=request.layers)
+    result = BENCHMARKS[request.benchmark](request, shape, progress)
     return {"request": asdict(request), "result": result, "environment": environment()}
 
 

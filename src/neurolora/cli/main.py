@@ -51,6 +51,7 @@ COMMANDS = (
     CommandRow("eval", "neurolora.cli.evaluate", "evaluate_command", "Score a model or an adapter on tasks."),
     CommandRow("generate", "neurolora.cli.generate", "generate_command", "Continue prompts with an adapter."),
     CommandRow("inspect", "neurolora.cli.inspect", "inspect_command", "Show what an adapter folder holds."),
+    CommandRow("bench", "neurolora.cli.bench", "bench_command", "Measure speed and memory beside LoRA."),
     CommandRow("demo", "neurolora.cli.demo", "demo_command", "Run the main job on the embedded default."),
 )
 

@@ -151,6 +151,45 @@ def bars(title: str, xlabel: str, names: Sequence[str], values: Sequence[float])
         return Picture(title, to_svg(figure), description)
 
 
+def intervals(
+    title: str,
+    xlabel: str,
+    names: Sequence[str],
+    values: Sequence[tuple[float, float, float]],
+    reference: float,
+) -> Picture:
+    """One row a name: a dot at the middle value, a line from the low to the high one; dashed: `reference`."""
+    with canvas(_tall(len(names)) + 0.3) as (figure, axes):
+        for row, (middle, low, high) in enumerate(values):
+            axes.plot([low, high], [row, row], color=SERIES[0], linewidth=3.5, alpha=0.5, zorder=2)
+            axes.plot([middle], [row], "o", color=SERIES[0], markersize=5, zorder=3)
+            axes.annotate(f"{middle:.3f}", (high, row), (5, 0), textcoords="offset points", va="center",
+                          fontsize=8.5)  # fmt: skip
+        axes.axvline(reference, color=INK, linestyle="--", linewidth=1)
+        axes.set(xlabel=xlabel)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.margins(x=0.12)
+        axes.grid(axis="x")
+        _label_rows(axes, names)
+        told = "; ".join(f"{name}: {middle:.3f}" for name, (middle, _, _) in zip(names, values, strict=True))
+        return Picture(title, to_svg(figure), told)
+
+
+def growth(title: str, xlabel: str, ylabel: str, lines: Mapping[str, Points]) -> Picture:
+    """Lines on logarithmic axes, a tick at every size."""
+    with canvas(2.7) as (figure, axes):
+        for colour, (name, points) in zip(SERIES, lines.items(), strict=False):
+            xs, ys = np.array(points, dtype=float).T
+            axes.plot(xs, ys, color=colour, label=name, marker="o", markersize=4)
+        sizes = sorted({x for points in lines.values() for x, _ in points})
+        axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log", yscale="log")
+        axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+        axes.set_xticks([], minor=True)
+        axes.grid()
+        axes.legend(loc="best", fontsize=8.5)
+        return Picture(title, to_svg(figure), _tell(lines))
+
+
 def _rectangle(rows: Sequence[Sequence[float]]) -> np.ndarray[Any, Any]:
     """Rows of unequal length (ranks that differ by layer) as one table, the gaps as NaN."""
     width = max(len(row) for row in rows)
