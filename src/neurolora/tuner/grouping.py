@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from neurolora.core.kernels import DecodePack, Routed, RouteSpec, decode_pack, decode_route, route
+from neurolora.core.kernels import (
+    Decoded,
+    DecodePack,
+    Routed,
+    RouteSpec,
+    add_decoded,
+    decode_pack,
+    decode_route,
+    route,
+)
 
 if TYPE_CHECKING:
     from neurolora.tuner.layer import NeuroLoraLayer
@@ -47,7 +56,9 @@ class Handover:
 
     waiting: dict[tuple[object, ...], Waiting] = field(default_factory=dict)
     packs: dict[tuple[object, ...], Packed] = field(default_factory=dict)
-    decoded: dict[tuple[object, ...], tuple[Tensor, dict[str, Tensor]]] = field(default_factory=dict)
+    decoded: dict[tuple[object, ...], tuple[Tensor, dict[str, Decoded], DecodePack]] = field(
+        default_factory=dict
+    )
 
     def clear(self, keep_packs: bool) -> None:
         """Forget what waits, and the packs unless the next forward decodes too."""
@@ -90,16 +101,19 @@ def routed(layer: NeuroLoraLayer, adapter: str, x: Tensor) -> Routed:
     return own
 
 
-def decoded(layer: NeuroLoraLayer, adapter: str, x: Tensor) -> Tensor:
-    """h'[S] (N, r) of x (..., d) in a module, while tokens are decoded one by one."""
+def add_while_decoding(
+    result: Tensor, layer: NeuroLoraLayer, adapter: str, x: Tensor, *, in_place: bool
+) -> Tensor:
+    """result (..., o) + dy of x (..., d) in a module, while tokens are decoded one by one."""
     handover, key = layer.context.handover, (layer.reads, adapter)
     left = handover.decoded.get(key)
     if left is None or left[0] is not x or layer.name not in left[1]:
         packed = _packed(layer, adapter, x)
-        selected = decode_route(x.reshape(-1, x.shape[-1]), packed.pack).unbind(1)
-        left = (x, dict(zip(packed.names, selected, strict=True)))
+        made = decode_route(x.reshape(-1, x.shape[-1]), packed.pack)
+        left = (x, dict(zip(packed.names, made, strict=True)), packed.pack)
         handover.decoded[key] = left
-    return left[1].pop(layer.name)
+    scaling = layer.settings[adapter].scaling
+    return add_decoded(result, left[1].pop(layer.name), left[2], scaling, in_place=in_place)
 
 
 def _packed(layer: NeuroLoraLayer, adapter: str, x: Tensor) -> Packed:
@@ -108,8 +122,9 @@ def _packed(layer: NeuroLoraLayer, adapter: str, x: Tensor) -> Packed:
     if found is None or layer.name not in found.names or not _is_fresh(found, layer, adapter, x):
         members = _members(layer, adapter)
         arguments = _arguments(members, adapter, x)
-        parts = (*arguments["projections"], *(part for parts in arguments["gates"] for part in parts))
-        pack = decode_pack(**arguments, in_features=layer.in_features)
+        up = [member.neurolora_B[adapter] for member in members]
+        parts = (*arguments["projections"], *(part for parts in arguments["gates"] for part in parts), *up)
+        pack = decode_pack(**arguments, up=up, in_features=layer.in_features)
         tracked = tuple(part for part in parts if not part.is_inference())
         found = Packed(pack, tuple(m.name for m in members), tracked, [part._version for part in tracked])
         packs[key] = found

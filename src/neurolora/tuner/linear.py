@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from neurolora.core.gate import modulation, static_modulation
-from neurolora.core.kernels import add_selected, add_update, fast_paths_apply
+from neurolora.core.kernels import MAX_DECODE_TOKENS, add_update, fast_paths_apply
 from neurolora.core.update import adapter_update
 from neurolora.tuner.context import ForwardContext
-from neurolora.tuner.grouping import compute_dtype, decoded, routed
+from neurolora.tuner.grouping import add_while_decoding, compute_dtype, routed
 from neurolora.tuner.layer import NeuroLoraLayer
 
 BASE = "__base__"  # PEFT's name for "no adapter" in a mixed batch
@@ -58,8 +58,8 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
         settings, B = self.settings[adapter], self.neurolora_B[adapter]
         if settings.train_projection or not fast_paths_apply(x):
             return result + self.update(x, adapter).to(result.dtype)
-        if self.context.decoding and not self.training:
-            return add_selected(result, decoded(self, adapter, x), B, settings.scaling, self._owns(result))
+        if self.context.decoding and not self.training and x.shape[:-1].numel() <= MAX_DECODE_TOKENS:
+            return add_while_decoding(result, self, adapter, x, in_place=self._owns(result))
         found = routed(self, adapter, x)
         self._note(adapter, _unflatten(found.mask, x), _unflatten(found.modulation, x))
         return add_update(

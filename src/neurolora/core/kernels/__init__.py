@@ -1,18 +1,27 @@
 """Fast paths of the adapter's update, each equal to `core/update.py` and checked against it."""
 
 from neurolora.core.kernels.choice import Kernels, fast_paths_apply, use_kernels
-from neurolora.core.kernels.decode import DecodePack, decode_pack, decode_route
+from neurolora.core.kernels.decode import (
+    MAX_DECODE_TOKENS,
+    Decoded,
+    DecodePack,
+    add_decoded,
+    decode_pack,
+    decode_route,
+)
 from neurolora.core.kernels.group import RouteSpec
 from neurolora.core.kernels.routing import Routed, route
 from neurolora.core.kernels.selection import fast_top_k_mask
-from neurolora.core.kernels.up_projection import add_selected, add_update
+from neurolora.core.kernels.up_projection import add_update
 
 __all__ = [
+    "MAX_DECODE_TOKENS",
     "DecodePack",
+    "Decoded",
     "Kernels",
     "RouteSpec",
     "Routed",
-    "add_selected",
+    "add_decoded",
     "add_update",
     "decode_pack",
     "decode_route",
