@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import typing
 from typing import Any, Literal
 
@@ -95,10 +96,11 @@ class AdapterSection(BaseModel):
         given = {name: value for name, value in values.items() if name != "method"}
         problems = _unknown(method, given)
         known = {name: value for name, value in given.items() if name in setting_names(method)}
+        known = {name: _as_list(name, value) for name, value in known.items()}
         typed, mistyped = _coerce(method, known)
         problems |= mistyped
-        if not problems:
-            problems = _refusal(method, typed)
+        if "r" not in mistyped:  # without it `top_k` cannot be judged
+            problems |= _refusal(method, typed)
         if problems:
             raise PydanticCustomError("adapter_settings", "unusable settings", {"problems": problems})
         return {"method": method, **typed}
@@ -131,6 +133,12 @@ def _unknown(method: str, given: dict[str, Any]) -> dict[str, str]:
         for name in given
         if name not in names
     }
+
+
+def _as_list(name: str, value: Any) -> Any:
+    """A single word that names modules is one name, as in a list; PEFT would take it for a whole path."""
+    is_name = isinstance(value, str) and re.fullmatch(r"\w+", value) is not None
+    return [value] if name in ("target_modules", "exclude_modules") and is_name else value
 
 
 def _coerce(method: str, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -72,12 +72,15 @@ def open_run_folder(config: TrainingConfig, resume: str | None, overwrite: bool)
 
 
 def refuse_if_used(folder: Path) -> None:
-    """Raise `OutputError` if something is in the folder that a new run would cover."""
+    """Raise `OutputError` if something is in the folder that a new run would cover.
+
+    A run that ended before it measured anything (a wrong setting, an interrupt while loading) covers nothing.
+    """
     asked = f"starting a run in {folder}"
     if is_finished(folder):
         do = "Choose another --output_dir, or replace it with --overwrite"
         raise OutputError(explain(asked, "a finished run is there", do))
-    if (folder / CONFIG).exists() or list_checkpoints(folder):
+    if (folder / METRICS).exists() or list_checkpoints(folder):
         do = "Go on with it by --resume, or replace it with --overwrite"
         raise OutputError(explain(asked, "an unfinished run is there", do))
     if folder.is_dir() and any(entry.name not in OURS for entry in folder.iterdir()):

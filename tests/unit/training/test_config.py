@@ -185,3 +185,18 @@ def test_a_config_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.train.seed = 1  # type: ignore[misc]
     assert isinstance(config, TrainingConfig)
+
+
+def test_a_wrong_type_hides_no_other_problem_of_the_adapter() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {"task": "world-recall", "gate": "tokne", "density": 1.5, "no_such": 1})
+    for said in ("tokne", "density", "no_such"):
+        assert said in str(caught.value)
+
+
+def test_one_word_is_one_name_and_an_expression_stays_one() -> None:
+    settings = load_config(None, {"task": "world-recall", "target_modules": "q_proj"}).adapter.settings
+    assert settings["target_modules"] == ["q_proj"]
+    for expression in ("all-linear", r".*\.q_proj"):
+        settings = load_config(None, {"task": "world-recall", "target_modules": expression}).adapter.settings
+        assert settings["target_modules"] == expression

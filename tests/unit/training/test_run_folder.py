@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from neurolora.errors import AdapterError, ConfigError, OutputError, TrainingError
 from neurolora.training.checkpoints import STAGING, publish
 from neurolora.training.config import TrainingConfig, load_config
+from neurolora.training.metrics import METRICS
 from neurolora.training.run_folder import (
     CONFIG,
     FINISHED,
@@ -44,11 +45,17 @@ def test_a_new_or_empty_folder_is_fine(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b").is_dir()
 
 
+def test_a_run_that_never_began_to_train_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / CONFIG).write_text("{}")
+    (tmp_path / "env.json").write_text("{}")
+    refuse_if_used(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [
         ([FINISHED, CONFIG], "a finished run is there"),
-        ([CONFIG], "an unfinished run is there"),
+        ([CONFIG, METRICS], "an unfinished run is there"),
         (["holiday.jpg"], "it holds files that are no run's"),
     ],
 )
