@@ -145,7 +145,8 @@ def test_compiled_it_equals_eager_in_loss_and_gradients(tiny: ModuleType) -> Non
 def test_compiled_in_training_the_auxiliary_loss_is_there(tiny: ModuleType) -> None:
     batch = tiny.labelled("llama")
     expected = float(adapted(tiny, "llama", init_weights=False).train()(**batch).loss)
-    compiled = torch.compile(adapted(tiny, "llama", init_weights=False).train(), backend="eager")
+    model = adapted(tiny, "llama", init_weights=False).train()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
     for _ in range(2):
         assert float(compiled(**batch).loss) == pytest.approx(expected, rel=1e-5)
     torch._dynamo.reset()

@@ -12,7 +12,13 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-from neurolora.core.kernels.group import GroupTensors, RouteSpec, gate_inputs, gate_products
+from neurolora.core.kernels.group import (
+    GroupTensors,
+    RouteSpec,
+    gate_inputs,
+    gate_products,
+    weight_gradients,
+)
 from neurolora.core.kernels.triton_kernels import (
     fused_route,
     fused_route_backward,
@@ -99,15 +105,8 @@ def through_the_fused_gate(
     torch.ops.aten.gelu_backward.grad_input(da.to(spec.dtype), again.u, grad_input=du)
     if not wants_gate:
         return down, [None] * (spec.w1_count + 3 * spec.members)
-    return down, [*_weight_gradients(spec, again, made.dz, du), *dgammas, *torch.split(made.dbeta, spec.r)]
-
-
-def _weight_gradients(spec: RouteSpec, again: FusedActivations, dz: Tensor, du: Tensor) -> list[Tensor]:
-    """Gradients of every W1 and W2, in this order."""
-    assert again.x is not None
-    assert again.gate.bottleneck is not None
-    bottlenecks = again.gate.bottleneck.to(spec.compute).chunk(spec.w1_count, dim=1)
-    read = bottlenecks * spec.members if spec.shares_w1 else bottlenecks
-    dW1 = (du.to(spec.compute).T @ again.x.to(spec.compute)).to(spec.dtype)
-    dW2 = [(part.T @ a).to(spec.dtype) for part, a in zip(torch.split(dz, spec.r, dim=1), read, strict=True)]
-    return [*dW1.chunk(spec.w1_count), *dW2]
+    return down, [
+        *weight_gradients(spec, again.x, again.gate.bottleneck, made.dz, du),
+        *dgammas,
+        *torch.split(made.dbeta, spec.r),
+    ]

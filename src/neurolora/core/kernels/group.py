@@ -128,6 +128,19 @@ def gate_products(spec: RouteSpec, t: GroupTensors, dz: Tensor) -> Tensor:
     return dz @ torch.cat(weights) if spec.shares_w1 else side_by_side(dz, weights)
 
 
+def weight_gradients(
+    spec: RouteSpec, x: Tensor | None, bottleneck: Tensor | None, dz: Tensor, du: Tensor
+) -> list[Tensor]:
+    """Gradients of every W1 and W2, in this order, from those of the logits and of W1 x."""
+    assert x is not None
+    assert bottleneck is not None
+    parts = bottleneck.to(spec.compute).chunk(spec.w1_count, dim=1)
+    read = parts * spec.members if spec.shares_w1 else parts
+    dW1 = (du.to(spec.compute).T @ x.to(spec.compute)).to(spec.dtype)
+    dW2 = [(part.T @ a).to(spec.dtype) for part, a in zip(torch.split(dz, spec.r, dim=1), read, strict=True)]
+    return [*dW1.chunk(spec.w1_count), *dW2]
+
+
 class Activations:
     """What a forward had and its backward needs again, made from what was saved."""
 

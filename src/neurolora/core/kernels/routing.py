@@ -29,6 +29,7 @@ from neurolora.core.kernels.group import (
     gate_products,
     gate_values,
     stacked_projection,
+    weight_gradients,
 )
 from neurolora.core.kernels.selection import active_bits, fast_top_k_mask, keep_active
 
@@ -177,7 +178,10 @@ def _through_the_gate(
     dz = _gate_backward(spec, again, dm, down[:, spec.width :])
     if not wants_gate:
         return down, [None] * (spec.w1_count + 3 * spec.members)
-    return down, _parameter_gradients(spec, again, dm, dz, down[:, spec.width :])
+    assert gate.sigmoid is not None
+    weights = weight_gradients(spec, again.x, gate.bottleneck, dz, down[:, spec.width :])
+    dgamma, dbeta = (dm * gate.sigmoid).sum(0), dm.sum(0)
+    return down, [*weights, *torch.split(dgamma, spec.r), *torch.split(dbeta, spec.r)]
 
 
 def _gate_backward(spec: RouteSpec, again: Activations, dm: Tensor, du: Tensor) -> Tensor:
@@ -187,18 +191,3 @@ def _gate_backward(spec: RouteSpec, again: Activations, dm: Tensor, du: Tensor) 
     da = gate_products(spec, t, dz)
     torch.ops.aten.gelu_backward.grad_input(da.to(spec.dtype), again.u, grad_input=du)
     return dz  # type: ignore[no-any-return]
-
-
-def _parameter_gradients(
-    spec: RouteSpec, again: Activations, dm: Tensor, dz: Tensor, du: Tensor
-) -> Sequence[Tensor]:
-    """Gradients of every W1, W2, gamma and beta, in this order."""
-    assert again.x is not None
-    assert again.gate.bottleneck is not None
-    assert again.gate.sigmoid is not None
-    bottlenecks = again.gate.bottleneck.to(spec.compute).chunk(spec.w1_count, dim=1)
-    read = bottlenecks * spec.members if spec.shares_w1 else bottlenecks
-    dW1 = (du.to(spec.compute).T @ again.x.to(spec.compute)).to(spec.dtype)
-    dW2 = [(part.T @ a).to(spec.dtype) for part, a in zip(torch.split(dz, spec.r, dim=1), read, strict=True)]
-    dgamma, dbeta = (dm * again.gate.sigmoid).sum(0), dm.sum(0)
-    return [*dW1.chunk(spec.w1_count), *dW2, *torch.split(dgamma, spec.r), *torch.split(dbeta, spec.r)]
