@@ -92,7 +92,7 @@ def test_rows_of_a_batch_may_belong_to_different_adapters(tiny: ModuleType, kind
         alone[name] = tiny.outputs(model.eval(), batch)
     expected = torch.stack([alone["other"][0], tiny.outputs(tiny.make(kind), batch)[1], alone["default"][2]])
     if kind != "bert":  # whose head is trained with the adapter, so that each row has its adapter's head
-        torch.testing.assert_close(mixed, expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(mixed, expected, rtol=1e-4, atol=1e-5)  # another path, other rounding
     with pytest.raises(ValueError, match="nobody"):
         model(**batch, adapter_names=["default", "nobody", "default"])
     with pytest.raises(ValueError, match=r"2 and 3"):
