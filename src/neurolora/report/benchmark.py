@@ -94,7 +94,7 @@ def _scaling_table(method: str, axes: Mapping[str, Any]) -> Table:
         sizes = ", ".join(str(row["size"]) for row in axis["rows"])
         found = axis["exponents"]
         exponents = [found[key] for key in ("seconds", "adapter_seconds", "adapter_saved_bytes")]
-        made.append([name, sizes, *(None if value is None else round(value, 2) for value in exponents)])
+        made.append([name, sizes, *(None if value is None else round(value, 2) + 0.0 for value in exponents)])
     return Table(f"{method}: exponents", columns, made)
 
 
@@ -118,7 +118,7 @@ def _ratios(which: str, rows: list[dict[str, Any]]) -> Picture:
     ratios = [row["over_lora"] for row in shown]
     return intervals(
         f"Time over LoRA's{', ' + which if which else ''}",
-        "ratio of paired times (dot: median; line: quartiles; dashed: LoRA)",
+        "paired ratio (dot: median; line: quartiles)",
         [row["method"] for row in shown],
         [(ratio["median"], *ratio["quartiles"]) for ratio in ratios],
         reference=1.0,
@@ -130,7 +130,7 @@ def _growth(axis: str, methods: Mapping[str, Any]) -> Picture:
         name: [(row["size"], 1e3 * row["seconds"]) for row in axes[axis]["rows"]]
         for name, axes in methods.items()
     }
-    return growth(f"A step as {axis} grows", axis, "ms", lines)
+    return growth(f"Time of a step by {axis}", axis, "ms", lines)
 
 
 def write_benchmark_page(document: Mapping[str, Any], path: Path | str) -> Path:

@@ -185,6 +185,8 @@ def growth(title: str, xlabel: str, ylabel: str, lines: Mapping[str, Points]) ->
         axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log", yscale="log")
         axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
         axes.set_xticks([], minor=True)
+        for set_labels in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_labels(lambda value, _: f"{value:g}")  # the page shows no mathematical notation
         axes.grid()
         axes.legend(loc="best", fontsize=8.5)
         return Picture(title, to_svg(figure), _tell(lines))

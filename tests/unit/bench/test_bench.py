@@ -129,6 +129,7 @@ def test_a_result_has_its_provenance_tables_and_a_page(
     assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
     page = write_benchmark_page(document, tmp_path / "page.html").read_text()
     assert page.count("<svg") == {"train-step": 1, "memory": 1, "decode": 3, "scaling": 4}[benchmark]
+    assert "mathdefault" not in page  # a label that nobody can read
     json.dumps(document, allow_nan=False)
 
 
