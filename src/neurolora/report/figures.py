@@ -185,8 +185,12 @@ def growth(title: str, xlabel: str, ylabel: str, lines: Mapping[str, Points]) ->
         axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log", yscale="log")
         axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
         axes.set_xticks([], minor=True)
-        for set_labels in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            set_labels(lambda value, _: f"{value:g}")  # the page shows no mathematical notation
+        values = [y for points in lines.values() for _, y in points]
+        wide = max(values) > 5 * min(values)  # then only 2 and 5 between the powers of ten
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # no mathematical notation on a page
+        axes.yaxis.set_minor_formatter(
+            lambda value, _: f"{value:g}" if not wide or f"{value:e}"[0] in "25" else ""
+        )
         axes.grid()
         axes.legend(loc="best", fontsize=8.5)
         return Picture(title, to_svg(figure), _tell(lines))
