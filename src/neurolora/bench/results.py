@@ -25,6 +25,7 @@ from neurolora.provenance import environment
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BATCHES = (1, 8, 32)
 FILE_SHAPE = "llama-3-8b"
+FILES = (LORA, "neurolora", "neurolora-input", "neurolora-kind", "flylora")
 
 
 @dataclass(frozen=True)
@@ -102,19 +103,12 @@ def _memory(request: Request, shape: Shape, progress: Progress) -> dict[str, Any
     lora = next(row["adapter_saved_bytes"] for row in rows if row["method"] == LORA)
     for row, method in zip(rows, request.rows, strict=True):
         row["over_lora"] = row["adapter_saved_bytes"] / lora
-        row["file_bytes"] = file_bytes(SHAPES[FILE_SHAPE], method) if _has_file(method) else None
+        row["file_bytes"] = file_bytes(SHAPES[FILE_SHAPE], method) if method.name in FILES else None
         progress()
     lora_file = next(row["file_bytes"] for row in rows if row["method"] == LORA)
     for row in rows:
         row["file_over_lora"] = row["file_bytes"] / lora_file if row["file_bytes"] else None
     return {"methods": rows, "file_shape": FILE_SHAPE}
-
-
-def _has_file(method: Method) -> bool:
-    return method.config is not None and method.kernels == "auto" and method.name in FILES
-
-
-FILES = (LORA, "neurolora", "neurolora-input", "neurolora-kind", "flylora")
 
 
 def _scaling(request: Request, shape: Shape, progress: Progress) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Handover:
 
     def take(self, layer: NeuroLoraLayer, adapter: str, x: Tensor) -> Routed | None:
         """The routing of `x` that waits for this module, if there is one; it waits no longer."""
-        key = (*layer.reads, adapter)
+        key = (layer.reads, adapter)
         entry = self.waiting.get(key)
         if entry is None or entry.x is not x or entry.version != _version(x):
             return None
@@ -84,7 +84,7 @@ class Handover:
             return
         if not self.waiting and _in_backward():
             torch.autograd.Variable._execution_engine.queue_callback(self.waiting.clear)
-        self.waiting[(*layer.reads, adapter)] = Waiting(x, _version(x), routed)
+        self.waiting[(layer.reads, adapter)] = Waiting(x, _version(x), routed)
 
 
 def routed(layer: NeuroLoraLayer, adapter: str, x: Tensor) -> Routed:

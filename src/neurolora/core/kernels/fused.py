@@ -16,8 +16,8 @@ from neurolora.core.kernels.group import (
     GroupTensors,
     RouteSpec,
     gate_inputs,
-    gate_products,
     weight_gradients,
+    write_bottleneck_gradient,
 )
 from neurolora.core.kernels.triton_kernels import (
     fused_route,
@@ -101,8 +101,7 @@ def through_the_fused_gate(
     if made.dz is None or made.dbeta is None:
         return down, dgammas if wants_gate else [None] * spec.members
     du = down[:, spec.width :]
-    da = gate_products(spec, again.tensors, made.dz)
-    torch.ops.aten.gelu_backward.grad_input(da.to(spec.dtype), again.u, grad_input=du)
+    write_bottleneck_gradient(spec, again.tensors, made.dz, again.u, du)
     if not wants_gate:
         return down, [None] * (spec.w1_count + 3 * spec.members)
     return down, [

@@ -122,10 +122,11 @@ def gate_inputs(spec: RouteSpec, t: GroupTensors, u: Tensor) -> GateInputs:
     return GateInputs(bottleneck, logits.to(spec.dtype), torch.cat(t.gamma), torch.cat(t.beta))
 
 
-def gate_products(spec: RouteSpec, t: GroupTensors, dz: Tensor) -> Tensor:
-    """dz W2, the gradient of gelu(W1 x) (N, w1_count * g), from that of the logits (N, members * r)."""
+def write_bottleneck_gradient(spec: RouteSpec, t: GroupTensors, dz: Tensor, u: Tensor, du: Tensor) -> None:
+    """Into du, the gradient of u = W1 x (N, w1_count * g), from that of the logits (N, members * r)."""
     weights = [W.to(spec.compute) for W in t.W2]
-    return dz @ torch.cat(weights) if spec.shares_w1 else side_by_side(dz, weights)
+    da = dz @ torch.cat(weights) if spec.shares_w1 else side_by_side(dz, weights)
+    torch.ops.aten.gelu_backward.grad_input(da.to(spec.dtype), u, grad_input=du)
 
 
 def weight_gradients(

@@ -26,10 +26,10 @@ from neurolora.core.kernels.group import (
     Activations,
     GroupTensors,
     RouteSpec,
-    gate_products,
     gate_values,
     stacked_projection,
     weight_gradients,
+    write_bottleneck_gradient,
 )
 from neurolora.core.kernels.selection import active_bits, fast_top_k_mask, keep_active
 
@@ -188,6 +188,5 @@ def _gate_backward(spec: RouteSpec, again: Activations, dm: Tensor, du: Tensor) 
     """From dm to du, the gradient of W1 x, which is written in place; returns that of W2 gelu(W1 x)."""
     gate, t = again.gate, again.tensors
     dz = torch.ops.aten.sigmoid_backward(dm * torch.cat(t.gamma), gate.sigmoid).to(spec.compute)
-    da = gate_products(spec, t, dz)
-    torch.ops.aten.gelu_backward.grad_input(da.to(spec.dtype), again.u, grad_input=du)
+    write_bottleneck_gradient(spec, t, dz, again.u, du)
     return dz  # type: ignore[no-any-return]
