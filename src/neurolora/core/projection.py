@@ -26,6 +26,11 @@ ProjectionScale = Literal["unit", "paper"]
 _SHIFTS = (0, 2, 4, 6)
 _INVALID_CODE = 2
 _MINUS_CODE = 3
+_BYTE_ENTRIES = torch.tensor(
+    [[(0, 1, 0, -1)[byte >> shift & 3] for shift in _SHIFTS] for byte in range(256)],
+    dtype=torch.int8,
+    device="cpu",
+)
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,27 @@ def dense_projection(stored: Tensor, in_features: int, scale: float, dtype: torc
     """
     if stored.dtype != torch.uint8:
         return stored.to(dtype) * scale
-    shifts = torch.arange(0, 8, 2, device=stored.device)
-    codes = (torch.arange(256, device=stored.device).unsqueeze(1) >> shifts) & 3
-    entries = ((codes & 1) * (1 - (codes & 2))).to(dtype) * scale
+    entries = _byte_entries(stored.device).to(dtype) * scale
     return torch.nn.functional.embedding(stored.int(), entries).flatten(1)[:, :in_features]
+
+
+def write_dense_projection(out: Tensor, stored: Tensor, scale: float) -> None:
+    """`dense_projection` into out (r, d), which has adjacent rows."""
+    if stored.dtype != torch.uint8 or out.shape[1] % 4:
+        out.copy_(dense_projection(stored, out.shape[1], scale, out.dtype))
+        return
+    entries = _byte_entries(stored.device).to(out.dtype) * scale
+    torch.index_select(entries, 0, stored.view(-1).int(), out=out.view(-1, 4))
+
+
+def _byte_entries(device: torch.device) -> Tensor:
+    """The four entries 0, 1, -1 that each byte of a packed A stands for: (256, 4) integers."""
+    if device.type == "cpu":
+        return _BYTE_ENTRIES
+    # made there: a copy from the host would make the device wait
+    shifts = torch.arange(0, 8, 2, device=device)
+    codes = (torch.arange(256, device=device).unsqueeze(1) >> shifts) & 3
+    return (codes & 1) * (1 - (codes & 2))
 
 
 def private_generator(*parts: object) -> torch.Generator:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from neurolora.core.kernels import fast_paths_apply
 from neurolora.tuner.grouping import Handover
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class ForwardContext:
     def begin(self, inputs: Mapping[str, Any]) -> None:
         """Open the context: forget the last forward's records and take the padding masks from its inputs."""
         self.decoding = self.observer is None and _is_decoding(inputs, self.two_sided)
-        self.handover.clear(keep_packs=self.decoding)
+        self.handover.begin(self.decoding)
         for layer in self.layers:
             layer.records.clear()
         self.encoder_keep = _as_keep(inputs.get("attention_mask"))
@@ -97,7 +98,7 @@ class ForwardContext:
     def end(self) -> None:
         """Close the context; the records stay until the next forward or until the loss is taken."""
         self.is_open = self.decoding = False
-        self.handover.clear(keep_packs=True)
+        self.handover.end()
         self.encoder_keep = self.decoder_keep = None
         for layer in self.layers:
             layer.add_to_balance()
@@ -135,8 +136,9 @@ def real_tokens(inputs: Mapping[str, Any]) -> Tensor | int | None:
 
 def _is_decoding(inputs: Mapping[str, Any], two_sided: bool) -> bool:
     tokens = inputs.get("decoder_input_ids" if two_sided else "input_ids")
-    one_each = isinstance(tokens, Tensor) and tokens.dim() == 2 and tokens.shape[1] == 1
-    return one_each and not torch.is_grad_enabled()
+    if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.shape[1] != 1:
+        return False
+    return not torch.is_grad_enabled() and fast_paths_apply(tokens)
 
 
 def _as_keep(mask: Any) -> Tensor | None:

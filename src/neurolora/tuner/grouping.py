@@ -14,13 +14,10 @@ import torch
 from torch import Tensor
 
 from neurolora.core.kernels import (
-    Decoded,
     DecodePack,
     Routed,
     RouteSpec,
-    add_decoded,
     decode_pack,
-    decode_route,
     route,
 )
 
@@ -37,35 +34,51 @@ class Waiting:
     routed: dict[str, Routed]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Packed:
-    """A group's weights put together for decoding, for modules of these names."""
+    """A group's weights put together for decoding, and the routing of the token at hand.
+
+    members: the place of each module in the group, by name. parts: the weights as they were at `versions`.
+    x: the input that `routing` was made from, until the forward ends.
+    """
 
     pack: DecodePack
-    names: tuple[str, ...]
+    members: dict[str, int]
     parts: tuple[Tensor, ...]
     versions: list[int]
+    device: torch.device
+    autocast: torch.dtype | None
+    x: Tensor | None = None
+    routing: Any = None
+
+    def is_fresh(self) -> bool:
+        """Whether nobody has written to the weights since, and autocast is as it was."""
+        return self.autocast == autocast_dtype(self.device) and all(
+            part._version == version for part, version in zip(self.parts, self.versions, strict=True)
+        )
 
 
 @dataclass
 class Handover:
     """What waits, and what is packed, for each group of modules and adapter.
 
-    Packs live from one decoded token to the next; any other forward lets go of them.
+    Packs live from one decoded token to the next; any other forward lets go of them, and a token lets go of
+    those whose weights have changed.
     """
 
     waiting: dict[tuple[object, ...], Waiting] = field(default_factory=dict)
     packs: dict[tuple[object, ...], Packed] = field(default_factory=dict)
-    decoded: dict[tuple[object, ...], tuple[Tensor, dict[str, Decoded], DecodePack]] = field(
-        default_factory=dict
-    )
 
-    def clear(self, keep_packs: bool) -> None:
-        """Forget what waits, and the packs unless the next forward decodes too."""
+    def begin(self, is_decoding: bool) -> None:
+        """Before a forward: forget what waits, and the packs that it may not use."""
         self.waiting.clear()
-        self.decoded.clear()
-        if not keep_packs:
-            self.packs.clear()
+        self.packs = {key: packed for key, packed in self.packs.items() if is_decoding and packed.is_fresh()}
+
+    def end(self) -> None:
+        """After a forward: forget what it left; the packs wait for the next token."""
+        self.waiting.clear()
+        for packed in self.packs.values():
+            packed.x = packed.routing = None
 
     def take(self, layer: NeuroLoraLayer, adapter: str, x: Tensor) -> Routed | None:
         """The routing of `x` that waits for this module, if there is one; it waits no longer."""
@@ -105,36 +118,31 @@ def add_while_decoding(
     result: Tensor, layer: NeuroLoraLayer, adapter: str, x: Tensor, *, in_place: bool
 ) -> Tensor:
     """result (..., o) + dy of x (..., d) in a module, while tokens are decoded one by one."""
-    handover, key = layer.context.handover, (layer.reads, adapter)
-    left = handover.decoded.get(key)
-    if left is None or left[0] is not x or layer.name not in left[1]:
-        packed = _packed(layer, adapter, x)
-        made = decode_route(x.reshape(-1, x.shape[-1]), packed.pack)
-        left = (x, dict(zip(packed.names, made, strict=True)), packed.pack)
-        handover.decoded[key] = left
-    scaling = layer.settings[adapter].scaling
-    return add_decoded(result, left[1].pop(layer.name), left[2], scaling, in_place=in_place)
+    packs, key = layer.context.handover.packs, (layer.reads, adapter)
+    packed = packs.get(key)
+    if packed is None or layer.name not in packed.members:
+        packed = packs[key] = _packed(layer, adapter, x)
+    if packed.x is not x:
+        packed.x, packed.routing = x, packed.pack.route(x.reshape(-1, x.shape[-1]))
+    member, scaling = packed.members[layer.name], layer.settings[adapter].scaling
+    return packed.pack.add(result, packed.routing, member, scaling, in_place=in_place)
 
 
 def _packed(layer: NeuroLoraLayer, adapter: str, x: Tensor) -> Packed:
-    packs, key = layer.context.handover.packs, (layer.reads, adapter)
-    found = packs.get(key)
-    if found is None or layer.name not in found.names or not _is_fresh(found, layer, adapter, x):
-        members = _members(layer, adapter)
-        arguments = _arguments(members, adapter, x)
-        up = [member.neurolora_B[adapter] for member in members]
-        parts = (*arguments["projections"], *(part for parts in arguments["gates"] for part in parts), *up)
-        pack = decode_pack(**arguments, up=up, in_features=layer.in_features)
-        tracked = tuple(part for part in parts if not part.is_inference())
-        found = Packed(pack, tuple(m.name for m in members), tracked, [part._version for part in tracked])
-        packs[key] = found
-    return found
-
-
-def _is_fresh(packed: Packed, layer: NeuroLoraLayer, adapter: str, x: Tensor) -> bool:
-    if packed.versions != [part._version for part in packed.parts]:
-        return False
-    return packed.pack.spec.compute == compute_dtype(x, layer.neurolora_B[adapter].dtype)
+    members = _members(layer, adapter)
+    arguments = _arguments(members, adapter, x)
+    up = [member.neurolora_B[adapter] for member in members]
+    parts = (*arguments["projections"], *(part for parts in arguments["gates"] for part in parts), *up)
+    pack = decode_pack(tokens=x[..., 0].numel(), **arguments, up=up, in_features=layer.in_features)
+    tracked = tuple(part for part in parts if not part.is_inference())
+    return Packed(
+        pack,
+        {member.name: i for i, member in enumerate(members)},
+        tracked,
+        [part._version for part in tracked],
+        x.device,
+        autocast_dtype(x.device),
+    )
 
 
 def _members(layer: NeuroLoraLayer, adapter: str) -> list[NeuroLoraLayer]:
@@ -183,10 +191,15 @@ def _arguments(members: list[NeuroLoraLayer], adapter: str, x: Tensor) -> dict[s
 
 def compute_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype:
     """The dtype of the adapter's matrix products: the parameters', or autocast's."""
-    kind = x.device.type
-    if dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return dtype
+    return dtype if dtype == torch.float64 else autocast_dtype(x.device) or dtype
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast would compute in on a device now, if it is on."""
+    kind = device.type
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return None
+    return torch.get_autocast_dtype(kind)
 
 
 def _version(x: Tensor) -> int:

@@ -49,7 +49,11 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
             return self._mixed(x, result, adapter_names)
         active: list[str] = self.active_adapters  # type: ignore[assignment]
         for adapter in active:
-            if adapter in self.neurolora_B:
+            if adapter not in self.settings:
+                continue
+            if self._decodes(x, adapter):
+                result = add_while_decoding(result, self, adapter, x, in_place=self._owns(result))
+            else:
                 result = self._with_update(result, x, adapter)
         return result
 
@@ -58,8 +62,6 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
         settings, B = self.settings[adapter], self.neurolora_B[adapter]
         if settings.train_projection or not fast_paths_apply(x):
             return result + self.update(x, adapter).to(result.dtype)
-        if self.context.decoding and not self.training and x.shape[:-1].numel() <= MAX_DECODE_TOKENS:
-            return add_while_decoding(result, self, adapter, x, in_place=self._owns(result))
         found = routed(self, adapter, x)
         self._note(adapter, _unflatten(found.mask, x), _unflatten(found.modulation, x))
         return add_update(
@@ -69,6 +71,16 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
             settings.scaling,
             compute=compute_dtype(x, B.dtype),
             in_place=self._owns(result),
+        )
+
+    def _decodes(self, x: Tensor, adapter: str) -> bool:
+        """Whether `x` is a step of generation, which is short enough for every line here to count."""
+        return (
+            self.context.decoding
+            and not self.training
+            and x.numel() <= MAX_DECODE_TOKENS * self.in_features
+            and not torch.compiler.is_compiling()
+            and not self.settings[adapter].train_projection
         )
 
     def _owns(self, result: Tensor) -> bool:

@@ -13,18 +13,26 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kernels = Literal["auto", "reference"]
+Kernels = Literal["auto", "torch", "reference"]
 _CHOICE: ContextVar[Kernels] = ContextVar("neurolora_kernels", default="auto")
 
 
 @contextlib.contextmanager
 def use_kernels(kernels: Kernels) -> Iterator[None]:
-    """Inside, `"reference"` computes every update by `core/update.py`; `"auto"` takes what is fastest."""
+    """Inside, `"auto"` takes what is fastest, `"torch"` the fast paths without compiled kernels.
+
+    `"reference"` computes every update by `core/update.py`.
+    """
     token = _CHOICE.set(kernels)
     try:
         yield
     finally:
         _CHOICE.reset(token)
+
+
+def compiled_allowed() -> bool:
+    """Whether a fast path may use compiled kernels, where they run."""
+    return _CHOICE.get() == "auto"
 
 
 def fast_paths_apply(x: Tensor) -> bool:

@@ -12,6 +12,7 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
+from neurolora.core.kernels.choice import compiled_allowed
 from neurolora.core.kernels.group import (
     GroupTensors,
     RouteSpec,
@@ -31,7 +32,8 @@ from neurolora.core.routing import routing_score, top_k_mask
 
 def fused_applies(spec: RouteSpec, like: Tensor) -> bool:
     """Whether Triton's kernels can route a group on the device of `like`."""
-    return triton_supports(spec) and triton_available(like.device) and _agrees(like.device)
+    runs = compiled_allowed() and triton_supports(spec) and triton_available(like.device)
+    return runs and _agrees(like.device)
 
 
 @cache

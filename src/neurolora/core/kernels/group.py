@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from neurolora.core.gate import GateKind
-from neurolora.core.projection import dense_projection
+from neurolora.core.projection import write_dense_projection
 from neurolora.core.routing import Routing
 
 
@@ -60,11 +60,16 @@ class GroupTensors:
 
 def stacked_projection(spec: RouteSpec, t: GroupTensors, scales: Sequence[float], d: int) -> Tensor:
     """P = [A of every module; every W1] in the dtype of the products: (members * r + w1_count * g, d)."""
+    rows = spec.width + sum(len(W1) for W1 in t.W1)
+    P = torch.empty((rows, d), dtype=spec.dtype, device=t.A[0].device)
     if len(set(scales)) == 1 and len({A.dtype for A in t.A}) == 1:
-        downs = [dense_projection(torch.cat(t.A), d, scales[0], spec.dtype)]
+        write_dense_projection(P[: spec.width], torch.cat(t.A), scales[0])
     else:
-        downs = [dense_projection(A, d, scale, spec.dtype) for A, scale in zip(t.A, scales, strict=True)]
-    return torch.cat([*downs, *t.W1]).to(spec.compute)
+        for part, A, scale in zip(torch.split(P[: spec.width], spec.r), t.A, scales, strict=True):
+            write_dense_projection(part, A, scale)
+    if t.W1:
+        torch.cat([W1.detach() for W1 in t.W1], out=P[spec.width :])
+    return P.to(spec.compute)
 
 
 def side_by_side(a: Tensor, weights: Sequence[Tensor]) -> Tensor:
