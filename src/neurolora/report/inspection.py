@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurolora.adapter_file import WEIGHTS, open_weights, read_adapter_config, shape_of, split_key
 from neurolora.errors import AdapterError, FingerprintMismatchError, explain
 from neurolora.provenance import fingerprint_file
-from neurolora.report.adapter_file import WEIGHTS, open_weights, read_adapter_config, shape_of, split_key
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from neurolora.adapter_file import read_adapter_config
 from neurolora.errors import ConfigError, DataError, explain
-from neurolora.report.adapter_file import read_adapter_config
 
 BLOCK_TOKENS = 256
 

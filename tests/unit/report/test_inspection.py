@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from neurolora.adapter_file import split_key
 from neurolora.core.accounting import AdaptedModule, model_parameters
 from neurolora.errors import AdapterError, FingerprintMismatchError
-from neurolora.report.adapter_file import split_key
 from neurolora.report.inspection import inspect_adapter, mean_squared_cosine
 
 R, K, WIDTH, OUT, BOTTLENECK = 8, 2, 12, 10, 4  # as conftest builds them
