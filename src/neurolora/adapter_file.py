@@ -1,7 +1,7 @@
 """Opening an adapter folder: its config and its tensors' keys, with every way in which it may be broken.
 
-Room: the floor, above errors. Anybody may call it; it reads `adapter_config.json` and `adapter_model.safetensors` and
-nothing else; tensors are read one at a time, pickles never.
+Room: the floor, above errors. Anybody may call it; it reads `adapter_config.json` and
+`adapter_model.safetensors` and nothing else; tensors are read one at a time, pickles never.
 """
 
 from __future__ import annotations
