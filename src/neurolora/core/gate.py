@@ -22,13 +22,19 @@ GateInit = Literal["identity", "paper"]
 _IDENTITY_GAMMA = 2.0
 
 
-def modulation(x: Tensor, W1: Tensor, W2: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+def modulation(x: Tensor, W1: Tensor, W2: Tensor, gamma: Tensor, beta: Tensor, blocks: int = 1) -> Tensor:
     """m = sigmoid(W2 gelu(W1 x)) * gamma + beta (Eq. 3), with the exact GELU.
 
-    x (..., d), W1 (g, d), W2 (r, g), gamma (r), beta (r), all of one dtype -> m (..., r).
+    x (..., d), W1 (blocks * g, d), W2 (r, g), gamma (r), beta (r), all of one dtype -> m (..., r).
+    With several blocks, each r / blocks rows of W2 read g rows of W1 of their own.
     """
     bottleneck = functional.gelu(functional.linear(x, W1))
-    return torch.sigmoid(functional.linear(bottleneck, W2)) * gamma + beta
+    if blocks == 1:
+        logits = functional.linear(bottleneck, W2)
+    else:
+        pairs = zip(bottleneck.chunk(blocks, dim=-1), W2.chunk(blocks), strict=True)
+        logits = torch.cat([functional.linear(part, rows) for part, rows in pairs], dim=-1)
+    return torch.sigmoid(logits) * gamma + beta
 
 
 def static_modulation(gamma: Tensor) -> Tensor:
@@ -61,6 +67,18 @@ def initial_gate(g: int, d: int, r: int, *, init: GateInit, seed: int, name: str
         "gamma": _filled(_IDENTITY_GAMMA if identity else 1.0, r),
         "beta": _filled(0.0, r),
     }
+
+
+def initial_block_gates(
+    blocks: int, g: int, d: int, r: int, *, init: GateInit, seed: int, name: str
+) -> dict[str, Tensor]:
+    """`initial_gate` once for each block of r ranks, one below the other: W1 (blocks * g, d) and so on.
+
+    The first block's is what the module would have without blocks; each other one has its own draw.
+    """
+    names = [name if block == 0 else f"{name}#{block}" for block in range(blocks)]
+    made = [initial_gate(g, d, r, init=init, seed=seed, name=each) for each in names]
+    return {part: torch.cat([gate[part] for gate in made]) for part in made[0]}
 
 
 def initial_static_gate(r: int) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import hashlib
 import math
 import struct
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -94,6 +94,18 @@ def private_generator(*parts: object) -> torch.Generator:
     generator = torch.Generator(device="cpu")
     generator.manual_seed(int.from_bytes(digest[:8], "little"))
     return generator
+
+
+def make_block_projections(
+    blocks: int, out_rows: int, in_features: int, *, name: str, **request: Any
+) -> Projection:
+    """`make_projection` once for each block, one below the other: A (blocks * r, d).
+
+    The first block is what the module would have without blocks; each other one has its own draw.
+    """
+    names = [name if block == 0 else f"{name}#{block}" for block in range(blocks)]
+    made = [make_projection(out_rows, in_features, name=each, **request) for each in names]
+    return Projection(torch.cat([one.values for one in made]), made[0].scale)
 
 
 def make_projection(

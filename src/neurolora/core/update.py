@@ -30,16 +30,22 @@ def adapter_update(
     scaling: float,
     routing: Routing = "abs",
     bias: Tensor | None = None,
+    blocks: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """dy = scaling * sum over i in S of B[:, i] h'[i], S the top_k ranks by score (Eqs. 1, 4-6).
+
+    With several blocks the ranks lie in `blocks` equal parts, each with top_k active ranks of its own: the
+    sum of the outputs of as many adapters (docs/method.md, blocks).
 
     x (..., d), A (r, d), B (o, r), modulation m (..., r) or (r), bias (r): floating, one dtype and device.
     scaling is alpha / r. Returns dy (..., o) and the mask of S, bool (..., r).
     The gradient flows through h'[S], and so through m[S]; none through the selection.
     A NaN or inf in a rank that is not selected stays out of dy.
-    Raises ConfigError for top_k outside 1..r or an unknown routing.
+    Raises ConfigError for top_k outside 1..r / blocks or an unknown routing.
     """
     h_mod = low_rank_activations(x, A, modulation)
-    mask = top_k_mask(routing_score(h_mod, routing, bias), top_k)
+    score = routing_score(h_mod, routing, bias)
+    by_block = score.view(*score.shape[:-1], blocks, score.shape[-1] // blocks)
+    mask = top_k_mask(by_block, top_k).flatten(-2)
     selected = h_mod.masked_fill(~mask, 0.0)
     return scaling * functional.linear(selected, B), mask

@@ -319,7 +319,8 @@ def _totals(facts: list[ModuleFacts], config: dict[str, Any], other: int) -> Par
     stored = sum(module.stored for module in facts)
     unused = 0
     if isinstance(top_k := config.get("top_k"), int):
-        unused = sum(module.out_features * max(module.r - top_k, 0) for module in facts)
+        active = top_k * config.get("blocks", 1)
+        unused = sum(module.out_features * max(module.r - active, 0) for module in facts)
         if config.get("train_projection", False):
             unused += sum(module.r * (module.in_features or 0) for module in facts)
     return Parameters(trainable + other, stored + other, trainable - unused, other)

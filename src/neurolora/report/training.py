@@ -110,7 +110,17 @@ def _data(run: RunFolder) -> str:
 
 def describe_adapter(config: Mapping[str, Any]) -> str:
     """The adapter's shape in one line, from its own config."""
-    names = ("r", "top_k", "lora_alpha", "density", "projection", "gate", "gate_dim", "gate_sharing")
+    names = (
+        "r",
+        "top_k",
+        "blocks",
+        "lora_alpha",
+        "density",
+        "projection",
+        "gate",
+        "gate_dim",
+        "gate_sharing",
+    )
     shown = [f"{name} {spell(config[name])}" for name in names if config.get(name) is not None]
     if config.get("gate") == "none":
         shown = [part for part in shown if not part.startswith("gate_")]

@@ -19,6 +19,8 @@ class LossWindow:
     start: int = 0
     task: float = 0.0
     orthogonality: float | None = None
+    silence: float = 0.0
+    silent_steps: float = 0.0
 
     def add(self, task: float, orthogonality: float | None) -> None:
         """Add what one micro-batch contributes to its step's loss, and to L where there is one."""
@@ -26,13 +28,21 @@ class LossWindow:
         if orthogonality is not None:
             self.orthogonality = (self.orthogonality or 0.0) + orthogonality
 
+    def add_silence(self, loud: float, share: float) -> None:
+        """Add what one micro-batch, `share` of its step, contributes to the silence loss of a step."""
+        self.silence += loud * share
+        self.silent_steps += share
+
     def drain(self, step: int, mean: Callable[[float], float]) -> dict[str, float]:
         """Means per step up to `step`, and an empty window from there."""
         steps = max(step - self.start, 1)
         means = {"loss": mean(self.task / steps)}
         if self.orthogonality is not None:
             means["orthogonality_loss"] = mean(self.orthogonality / steps)
+        if self.silent_steps:
+            means["silence_loss"] = mean(self.silence / self.silent_steps)
         self.start, self.task, self.orthogonality = step, 0.0, None
+        self.silence = self.silent_steps = 0.0
         return means
 
     def save(self, path: Path) -> None:

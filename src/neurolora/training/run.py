@@ -177,12 +177,24 @@ def _make_trainer(prepared: _Prepared, model: Any, progress: bool) -> Any:
         data_collator=CompletionCollator(prepared.tokenizer),
         processing_class=prepared.tokenizer,
         gate_learning_rate=config.train.gate_learning_rate,
+        silence=_silence(config, prepared.tokenizer),
         callbacks=[MetricsFile(config.output_dir / METRICS)],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
     if progress:
         trainer.add_callback(ProgressBar())
     return trainer
+
+
+def _silence(config: TrainingConfig, tokenizer: Any) -> Any:
+    from neurolora.training.silence import silence_of
+
+    train = config.train
+    if train.silence_data is None:
+        return None
+    rows = train.silence_batch_size or max(1, train.per_device_train_batch_size // 2)
+    data = (train.silence_weight, train.silence_data, rows, train.silence_every)
+    return silence_of(*data, tokenizer, config.data.max_length)
 
 
 def _summary(trainer: Any, prepared: _Prepared, seconds: float, checkpoint: Path | None) -> dict[str, Any]:

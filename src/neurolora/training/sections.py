@@ -85,6 +85,16 @@ class TrainSection(Section):
 
     learning_rate: Rate = Field(2e-4, description="of B and of everything else that is not the gate")
     gate_learning_rate: Rate = Field(5e-4, description="of the gate")
+    silence_weight: Rate = Field(
+        0.0, description="of the loss that keeps the adapter quiet on silence_data; 0 = off"
+    )
+    silence_data: str | None = Field(
+        None, description="text of no task: .txt (a text a line), .jsonl with `text`, or `world`"
+    )
+    silence_batch_size: Positive | None = Field(
+        None, description="rows of it beside each micro-batch; half as many as the task's if left out"
+    )
+    silence_every: Positive = Field(1, description="optimizer steps from one listening to the next")
     per_device_train_batch_size: Positive = 16
     per_device_eval_batch_size: Positive = 16
     gradient_accumulation_steps: Positive = 4
@@ -137,6 +147,8 @@ class TrainSection(Section):
     def _one_precision(self) -> TrainSection:
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 exclude each other: keep one")
+        if (self.silence_weight > 0) != (self.silence_data is not None):
+            raise ValueError("silence_weight and silence_data go together: give both, or neither")
         if self.max_steps == 0 or self.max_steps < -1:
             raise ValueError(f"max_steps is {self.max_steps}: a positive number, or -1 to go by epochs")
         return self

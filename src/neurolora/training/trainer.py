@@ -30,6 +30,7 @@ from neurolora.training.checkpoints import (
 from neurolora.training.loss_window import LossWindow
 from neurolora.training.losses import add_missing_orthogonality, last_losses, step_share, step_tokens
 from neurolora.training.optim import GATE_LEARNING_RATE, create_optimizer_groups, learning_rates
+from neurolora.training.silence import Silence, silence_loss
 from neurolora.tuner.hooks import SCALE
 
 STATE_FILE = "trainer_state.json"
@@ -41,16 +42,25 @@ class NeuroLoraTrainer(Trainer):
     """A `Trainer` for routed adapters (and, unchanged, for any other model).
 
     `args.learning_rate` is B's rate, `gate_learning_rate` the gate's; both follow one schedule.
+    With `silence` the adapter is kept quiet on text of no task (`training/silence.py`), logged apart.
     It logs `loss` (the task's alone) and `orthogonality_loss` (unweighted) apart, and `eval_loss` as the mean
     over label tokens, whatever the batch size. It stops at a NaN or infinite loss or gradient with
     `TrainingError`, before anything is saved. A checkpoint appears whole or not at all; if it cannot be
     written, `OutputError` names the last good one.
     """
 
-    def __init__(self, *args: Any, gate_learning_rate: float = GATE_LEARNING_RATE, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        gate_learning_rate: float = GATE_LEARNING_RATE,
+        silence: Silence | None = None,
+        **kwargs: Any,
+    ):
         self.optimizer_cls_and_kwargs: Any
         super().__init__(*args, **kwargs)
         self.gate_learning_rate = gate_learning_rate
+        self.silence = silence
+        self._micro_batch = 0
         self.args.logging_nan_inf_filter = False  # a NaN is an error here, not a number to be smoothed over
         self.add_callback(NeuroLoraCallback())
         self.window = LossWindow()
@@ -85,6 +95,7 @@ class NeuroLoraTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The Trainer's micro-batches of the next optimizer step; their real tokens are counted here."""
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._micro_batch = 0
         self._step_tokens = step_tokens(self.model, samples, device, self.accelerator.gather)
         return samples, items
 
@@ -108,7 +119,26 @@ class NeuroLoraTrainer(Trainer):
         value = float(loss.detach())
         self._check_finite(value, "loss")
         self._note_losses(value / across, across / steps)
+        loss = self._with_silence(loss, steps)
         return (loss, outputs) if return_outputs else loss
+
+    def _with_silence(self, loss: Tensor, steps: int) -> Tensor:
+        """`loss` and the weighted silence loss, which counts once a step, whatever the accumulation.
+
+        Its rows go past any wrapper for distribution: one backward serves both losses.
+        """
+        place = (self.state.global_step, self._micro_batch, self.accelerator.process_index)
+        self._micro_batch += 1
+        if self.silence is None or not self.silence.is_due(place[0]):
+            return loss
+        batch = self._prepare_inputs(self.silence.batch(self.data_collator, self.args.seed, *place))
+        with self.compute_loss_context_manager():
+            loud = silence_loss(self.model, batch)
+        value, share = float(loud.detach()), 1 / self.current_gradient_accumulation_steps
+        self._check_finite(value, "silence loss")
+        self.window.add_silence(value, share)
+        total: Tensor = loss + (self.silence.weight * steps * share * loud).to(loss)
+        return total
 
     def _loss_factors(self, items: Any) -> tuple[int, int]:
         """What the Trainer multiplies and what it divides the model's loss with before it goes backward."""

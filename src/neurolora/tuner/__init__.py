@@ -5,6 +5,7 @@ from neurolora.tuner.config import FlyLoraConfig, NeuroLoraConfig
 from neurolora.tuner.fingerprint import base_difference, base_fingerprint, require_same_base
 from neurolora.tuner.model import NeuroLoraModel
 from neurolora.tuner.registration import register
+from neurolora.tuner.silence import listening, take_silence_loss
 from neurolora.tuner.statistics import RoutingStatistics, routing_statistics
 
 register(NeuroLoraConfig, NeuroLoraModel)
@@ -18,7 +19,9 @@ __all__ = [
     "base_difference",
     "base_fingerprint",
     "get_auxiliary_loss",
+    "listening",
     "require_same_base",
     "routing_statistics",
     "step_load_balance",
+    "take_silence_loss",
 ]

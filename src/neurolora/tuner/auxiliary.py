@@ -61,7 +61,7 @@ def _of_equal_shape(layers: list[NeuroLoraLayer], adapter: str) -> list[list[Neu
     groups: dict[tuple[object, ...], list[NeuroLoraLayer]] = {}
     for layer in layers:
         B = layer.neurolora_B[adapter]
-        groups.setdefault((B.shape, B.dtype, B.device, layer.settings[adapter].top_k), []).append(layer)
+        groups.setdefault((B.shape, B.dtype, B.device, layer.settings[adapter].active), []).append(layer)
     return list(groups.values())
 
 
@@ -69,7 +69,7 @@ def _summed_losses(layers: list[NeuroLoraLayer], adapter: str) -> Tensor:
     records = [layer.records[adapter] for layer in layers]
     C = torch.stack([record.coactivation / record.tokens.clamp(min=1) for record in records])
     B = torch.stack([layer.neurolora_B[adapter] for layer in layers])
-    return orthogonality_loss(B, C, layers[0].settings[adapter].top_k).sum()
+    return orthogonality_loss(B, C, layers[0].settings[adapter].active).sum()
 
 
 def step_load_balance(model: nn.Module) -> None:
@@ -85,7 +85,7 @@ def step_load_balance(model: nn.Module) -> None:
     for (layer, adapter), total in zip(rows, totals, strict=True):
         settings, bias = layer.settings[adapter], layer.neurolora_bias[adapter]
         counts, tokens = total[:-1].to(bias.device), total[-1].to(bias.device)
-        bias.copy_(load_balance_step(bias, counts, tokens, settings.top_k, settings.load_balance_rate))
+        bias.copy_(load_balance_step(bias, counts, tokens, settings.active, settings.load_balance_rate))
 
 
 def _sum_over_processes(totals: list[Tensor]) -> list[Tensor]:

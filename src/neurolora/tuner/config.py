@@ -37,7 +37,9 @@ class NeuroLoraConfig(PeftConfig):
 
     Args:
         r: total rank, the number of rows of A and columns of B.
-        top_k: active ranks for each token (Eq. 5); exactly this many, `1 <= top_k <= r`.
+        top_k: active ranks for each token (Eq. 5); exactly this many, `1 <= top_k <= r / blocks`.
+        blocks: parts of equal rank that the r ranks lie in. Each has an A, a gate and `top_k` active ranks of
+            its own, and the module's update is their sum: several adapters in one (`merge` by `concat`).
         lora_alpha: the update is scaled by `lora_alpha / r` (Eq. 1).
         density: fraction of non-zeros in A (the paper's rho), in (0, 1].
         projection: `"ternary"` (entries of -1, 0, +1, i.i.d.) or `"gaussian"` (exactly
@@ -76,6 +78,7 @@ class NeuroLoraConfig(PeftConfig):
 
     r: int = _setting(32, "total rank: rows of A, columns of B")
     top_k: int = _setting(8, "active ranks for each token")
+    blocks: int = _setting(1, "parts of the ranks that are routed each by itself")
     lora_alpha: float = _setting(16, "the update is scaled by lora_alpha / r")
     density: float = _setting(0.25, "fraction of non-zeros in A, in (0, 1]")
     projection: Literal["ternary", "gaussian"] = _setting("ternary", "how A's entries are drawn")
@@ -154,9 +157,9 @@ def find_problems(config: NeuroLoraConfig) -> list[str]:
 
 
 def _bad_integers(config: NeuroLoraConfig) -> list[str]:
-    rows = (("r", 1), ("top_k", 1), ("gate_dim", 1), ("projection_seed", 0), ("init_seed", 0))
+    least_of = {"r": 1, "top_k": 1, "blocks": 1, "gate_dim": 1, "projection_seed": 0, "init_seed": 0}
     found = []
-    for name, least in rows:
+    for name, least in least_of.items():
         value = getattr(config, name)
         if not _is_number(value, int) or value < least:
             found.append(f"`{name}` must be a whole number of at least {least}, found {value!r}")
@@ -185,11 +188,20 @@ def _bad_choices(config: NeuroLoraConfig) -> list[str]:
     return found
 
 
+def _bad_ranks(r: int, top_k: int, blocks: int) -> list[str]:
+    if r % blocks:
+        return [f"`r` ({r}) must be a multiple of `blocks` ({blocks})"]
+    if top_k <= r // blocks:
+        return []
+    each = "`r`" if blocks == 1 else "the ranks of a block"
+    return [f"`top_k` ({top_k}) must not be larger than {each} ({r // blocks})"]
+
+
 def _bad_combinations(config: NeuroLoraConfig) -> list[str]:
     found = []
-    whole = _is_number(config.r, int) and _is_number(config.top_k, int)
-    if whole and config.r >= 1 and config.top_k > config.r:
-        found.append(f"`top_k` ({config.top_k}) must not be larger than `r` ({config.r})")
+    ranks = (config.r, config.top_k, config.blocks)
+    if all(_is_number(value, int) and value >= 1 for value in ranks):
+        found += _bad_ranks(*ranks)
     if config.layers_pattern and config.layers_to_transform is None:
         found.append("`layers_pattern` is given but `layers_to_transform` is not")
     if isinstance(config.target_modules, str):

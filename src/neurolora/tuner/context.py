@@ -55,6 +55,7 @@ class ForwardContext:
 
     decoding: one token a row, without gradient and with nobody watching.
     two_sided: the model has an encoder and a decoder, whose tokens have padding masks of their own.
+    listens: each adapted layer keeps how loud its update was (tuner/silence.py).
     adds_loss: a PEFT wrapper runs this forward, so the loss in its outputs gets the auxiliary loss.
     auxiliary_scale: what that loss is multiplied with: as the caller asks, else as `hooks.py` finds.
     task_loss, orthogonality_loss: the parts of the last loss, for those who log them.
@@ -69,6 +70,7 @@ class ForwardContext:
     decoder_keep: Tensor | None = None
     observer: Observer | None = None
     adds_loss: bool = False
+    listens: bool = False
     auxiliary_scale: Tensor | float | None = None
     task_loss: Tensor | None = None
     orthogonality_loss: Tensor | None = None
@@ -90,6 +92,7 @@ class ForwardContext:
         self.handover.begin(self.decoding)
         for layer in self.layers:
             layer.records.clear()
+            layer.loudness.clear()
         self.encoder_keep = _as_keep(inputs.get("attention_mask"))
         self.decoder_keep = _decoder_keep(inputs) if self.two_sided else None
         self.is_cached = inputs.get("past_key_values") is not None

@@ -18,6 +18,7 @@ from neurolora.core.kernels import (
     Routed,
     RouteSpec,
     decode_pack,
+    join_blocks,
     route,
 )
 
@@ -38,12 +39,12 @@ class Waiting:
 class Packed:
     """A group's weights put together for decoding, and the routing of the token at hand.
 
-    members: the place of each module in the group, by name. parts: the weights as they were at `versions`.
-    x: the input that `routing` was made from, until the forward ends.
+    members: the places of each module's blocks in the group, by name. parts: the weights as they were at
+    `versions`. x: the input that `routing` was made from, until the forward ends.
     """
 
     pack: DecodePack
-    members: dict[str, int]
+    members: dict[str, range]
     parts: tuple[Tensor, ...]
     versions: list[int]
     device: torch.device
@@ -108,6 +109,7 @@ def routed(layer: NeuroLoraLayer, adapter: str, x: Tensor) -> Routed:
         return found
     members = _members(layer, adapter)
     made = route(x.reshape(-1, x.shape[-1]), **_arguments(members, adapter, x))
+    made = join_blocks(made, layer.settings[adapter].blocks)
     by_name = {member.name: one for member, one in zip(members, made, strict=True)}
     own = by_name.pop(layer.name)
     handover.leave(layer, adapter, x, by_name)
@@ -124,20 +126,23 @@ def add_while_decoding(
         packed = packs[key] = _packed(layer, adapter, x)
     if packed.x is not x:
         packed.x, packed.routing = x, packed.pack.route(x.reshape(-1, x.shape[-1]))
-    member, scaling = packed.members[layer.name], layer.settings[adapter].scaling
-    return packed.pack.add(result, packed.routing, member, scaling, in_place=in_place)
+    scaling = layer.settings[adapter].scaling
+    for member in packed.members[layer.name]:
+        result = packed.pack.add(result, packed.routing, member, scaling, in_place=in_place)
+    return result
 
 
 def _packed(layer: NeuroLoraLayer, adapter: str, x: Tensor) -> Packed:
     members = _members(layer, adapter)
     arguments = _arguments(members, adapter, x)
-    up = [member.neurolora_B[adapter] for member in members]
+    blocks = layer.settings[adapter].blocks
+    up = [part for member in members for part in member.neurolora_B[adapter].chunk(blocks, dim=1)]
     parts = (*arguments["projections"], *(part for parts in arguments["gates"] for part in parts), *up)
     pack = decode_pack(tokens=x[..., 0].numel(), **arguments, up=up, in_features=layer.in_features)
     tracked = tuple(part for part in parts if not part.is_inference())
     return Packed(
         pack,
-        {member.name: i for i, member in enumerate(members)},
+        {member.name: range(i * blocks, (i + 1) * blocks) for i, member in enumerate(members)},
         tracked,
         [part._version for part in tracked],
         x.device,
@@ -164,15 +169,17 @@ def _alike(other: NeuroLoraLayer, layer: NeuroLoraLayer, adapter: str) -> bool:
 
 
 def _arguments(members: list[NeuroLoraLayer], adapter: str, x: Tensor) -> dict[str, Any]:
-    """What `route` and `decode_pack` take of a group, besides x."""
+    """What `route` and `decode_pack` take of a group, besides x: every block is a member of its own."""
     first = members[0]
     settings, dtype = first.settings[adapter], first.neurolora_B[adapter].dtype
     gates = [list(part) for part in zip(*(m.gate_parameters(adapter) for m in members), strict=True)]
-    if len(gates) > 1 and all(W1 is gates[0][0] for W1 in gates[0]):
+    if settings.blocks == 1 and len(gates) > 1 and all(W1 is gates[0][0] for W1 in gates[0]):
         gates[0] = gates[0][:1]
+    gates = [_by_block(part, settings.blocks) for part in gates]
+    biases = [b for m in members if (b := m.routing_bias(adapter)) is not None]
     spec = RouteSpec(
-        members=len(members),
-        r=settings.r,
+        members=len(members) * settings.blocks,
+        r=settings.r // settings.blocks,
         top_k=settings.top_k,
         gate=settings.gate,
         routing=settings.routing,
@@ -182,11 +189,16 @@ def _arguments(members: list[NeuroLoraLayer], adapter: str, x: Tensor) -> dict[s
     )
     return {
         "spec": spec,
-        "projections": [m.neurolora_A[adapter] for m in members],
-        "scales": [m.projection_scale[adapter] for m in members],
+        "projections": _by_block([m.neurolora_A[adapter] for m in members], settings.blocks),
+        "scales": [m.projection_scale[adapter] for m in members for _ in range(settings.blocks)],
         "gates": gates,
-        "biases": [b for m in members if (b := m.routing_bias(adapter)) is not None] or None,
+        "biases": _by_block(biases, settings.blocks) or None,
     }
+
+
+def _by_block(tensors: list[Tensor], blocks: int) -> list[Tensor]:
+    """Each tensor's rows in as many parts; one alone as it is, since its identity counts."""
+    return tensors if blocks == 1 else [part for tensor in tensors for part in tensor.chunk(blocks)]
 
 
 def compute_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype:

@@ -51,7 +51,7 @@ class NeuroLoraLayer(BaseTunerLayer):
     )
     other_param_names: tuple[str, ...] = (
         "neurolora_A", "neurolora_A_scale", "neurolora_A_fingerprint", "neurolora_bias", "projection_scale",
-        "settings", "gate_lender", "records", "pending",
+        "settings", "gate_lender", "records", "pending", "loudness",
     )  # fmt: skip
     base_layer: nn.Module
     neurolora_B: nn.ParameterDict  # noqa: N815 - the paper's names
@@ -81,6 +81,7 @@ class NeuroLoraLayer(BaseTunerLayer):
         self.gate_lender: dict[str, NeuroLoraLayer | None] = {}
         self.records: dict[str, RoutingRecord] = {}
         self.pending: dict[str, Tensor] = {}
+        self.loudness: dict[str, Tensor] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from neurolora.core.gate import modulation, static_modulation
 from neurolora.core.kernels import MAX_DECODE_TOKENS, add_update, fast_paths_apply
+from neurolora.core.silence import loudness
 from neurolora.core.update import adapter_update
 from neurolora.tuner.context import ForwardContext
 from neurolora.tuner.grouping import add_while_decoding, compute_dtype, routed
@@ -51,7 +52,9 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
         for adapter in active:
             if adapter not in self.settings:
                 continue
-            if self._decodes(x, adapter):
+            if self.context.listens and self.context.is_open:
+                result = self._overheard(result, x, adapter)
+            elif self._decodes(x, adapter):
                 result = add_while_decoding(result, self, adapter, x, in_place=self._owns(result))
             else:
                 result = self._with_update(result, x, adapter)
@@ -88,6 +91,13 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
         base = self.base_layer
         return type(base) is nn.Linear and not base._forward_hooks and not result._is_view()
 
+    def _overheard(self, result: Tensor, x: Tensor, adapter: str) -> Tensor:
+        """result + dy, and how loud dy was kept for `take_silence_loss`."""
+        dy = self.update(x, adapter)
+        keep = self.context.keep(x.shape[:-1], self.from_encoder)
+        self.loudness[adapter] = loudness(dy, result, keep)
+        return result + dy.to(result.dtype)
+
     def update(self, x: Tensor, adapter: str) -> Tensor:
         """dy (..., o) of one adapter (Eqs. 2-6), in the adapter's dtype (under autocast: autocast's)."""
         settings = self.settings[adapter]
@@ -103,6 +113,7 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
             scaling=settings.scaling,
             routing=settings.routing,
             bias=self.routing_bias(adapter),
+            blocks=settings.blocks,
         )
         self._note(adapter, mask, m)
         return dy
@@ -114,12 +125,13 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
             return None
         if kind == "static":
             return static_modulation(*self.gate_parameters(adapter))
-        return modulation(x, *self.gate_parameters(adapter))
+        W1, W2, gamma, beta = self.gate_parameters(adapter)
+        return modulation(x, W1, W2, gamma, beta, self.settings[adapter].blocks)
 
     def _note(self, adapter: str, mask: Tensor, m: Tensor | None) -> None:
         recording, observer = self.is_recording(adapter), self.context.observer
-        if not self.context.is_open or not (recording or observer):
-            return  # a forward that runs again for activation checkpointing counts for nothing
+        if not self.context.is_open or self.context.listens or not (recording or observer):
+            return  # text of no task, or a forward run again for activation checkpointing: counts for nothing
         keep = self.context.keep(mask.shape[:-1], self.from_encoder)
         if recording:
             self.record(adapter, mask, keep)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from neurolora.core.gate import initial_gate, initial_static_gate
-from neurolora.core.projection import Projection, make_projection, private_generator
+from neurolora.core.gate import initial_block_gates, initial_static_gate
+from neurolora.core.projection import Projection, make_block_projections, private_generator
 from neurolora.tuner.config import NeuroLoraConfig
 
 
@@ -36,6 +36,7 @@ class AdapterSettings:
     """Plain values of one adapter in one module; the configuration stays outside."""
 
     r: int
+    blocks: int
     top_k: int
     scaling: float
     routing: Literal["abs", "signed"]
@@ -50,8 +51,13 @@ class AdapterSettings:
     @property
     def route_key(self) -> tuple[object, ...]:
         """What modules must have in common to be routed together."""
-        fixed = (self.r, self.top_k, self.routing, self.gate)
+        fixed = (self.r, self.blocks, self.top_k, self.routing, self.gate)
         return (*fixed, self.load_balance_rate > 0, self.train_projection)
+
+    @property
+    def active(self) -> int:
+        """Active ranks for each token, those of all blocks together."""
+        return self.top_k * self.blocks
 
     def initial_projection(self) -> Projection:
         """A as the layer keeps it: with its scale apart, unless it is trained."""
@@ -73,6 +79,7 @@ def adapter_settings(
     up_projection = {"init": config.init_weights, "seed": config.init_seed, "name": name}
     return AdapterSettings(
         r=config.r,
+        blocks=config.blocks,
         top_k=config.top_k,
         scaling=config.scaling,
         routing=config.routing,
@@ -80,7 +87,9 @@ def adapter_settings(
         orthogonality_weight=config.orthogonality_weight,
         load_balance_rate=config.load_balance_rate,
         train_projection=config.train_projection,
-        make_projection=Draw(make_projection, (config.r, in_features), projection),
+        make_projection=Draw(
+            make_block_projections, (config.blocks, config.r // config.blocks, in_features), projection
+        ),
         initial_B=Draw(initial_up_projection, (out_features, config.r), up_projection),
         initial_gate=_gate_start(config, in_features, gate_name),
     )
@@ -106,7 +115,7 @@ def _gate_start(config: NeuroLoraConfig, in_features: int, name: str) -> Draw:
     if config.gate == "static":
         return Draw(initial_static_gate, (config.r,), {})
     return Draw(
-        initial_gate,
-        (config.gate_dim, in_features, config.r),
+        initial_block_gates,
+        (config.blocks, config.gate_dim, in_features, config.r // config.blocks),
         {"init": config.gate_init, "seed": config.init_seed, "name": name},
     )

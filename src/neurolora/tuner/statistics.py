@@ -45,6 +45,8 @@ class RoutingStatistics:
     def summary(self) -> dict[str, Any]:
         """`{"r", "top_k", "layers": [...]}`, one row for each module and adapter, in the order of use.
 
+        top_k: active ranks for each token, those of all blocks together.
+
         A row: name, adapter, tokens, active_frequency (r), gate_mean (r), gate_std (r), gate_min, gate_max
         (None without a gate), orthogonality: mean squared cosine between B's columns active together and not.
         """
@@ -52,7 +54,7 @@ class RoutingStatistics:
         settings = [self._layers[key].settings[key[1]] for key in self._sums]
         return {
             "r": settings[0].r if settings else None,
-            "top_k": settings[0].top_k if settings else None,
+            "top_k": settings[0].active if settings else None,
             "layers": rows,
         }
 

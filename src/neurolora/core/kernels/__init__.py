@@ -3,7 +3,7 @@
 from neurolora.core.kernels.choice import Kernels, fast_paths_apply, use_kernels
 from neurolora.core.kernels.decode import MAX_DECODE_TOKENS, DecodePack, decode_pack
 from neurolora.core.kernels.group import RouteSpec
-from neurolora.core.kernels.routing import Routed, route
+from neurolora.core.kernels.routing import Routed, join_blocks, route
 from neurolora.core.kernels.selection import fast_top_k_mask
 from neurolora.core.kernels.up_projection import add_update
 
@@ -17,6 +17,7 @@ __all__ = [
     "decode_pack",
     "fast_paths_apply",
     "fast_top_k_mask",
+    "join_blocks",
     "route",
     "use_kernels",
 ]

@@ -39,10 +39,10 @@ class Routed:
     """One module's routing of N tokens: h' with all but the active ranks zero, and the mask of these.
 
     selected (N, r), mask bool (N, r), modulation (N, r), (r) or None: for those who watch, without gradient.
-    member: which module of its group this is.
+    member: which module of its group this is; None for blocks that were joined.
     """
 
-    member: int
+    member: int | None
     selected: Tensor
     mask: Tensor
     modulation: Tensor | None
@@ -73,6 +73,24 @@ def route(
     masks = mask.unbind(1)
     ms = [None] * spec.members if m is None else m.unbind(-2)
     return [Routed(i, selected[i], masks[i], ms[i]) for i in range(spec.members)]
+
+
+def join_blocks(made: list[Routed], blocks: int) -> list[Routed]:
+    """One `Routed` for every module whose blocks were routed as members of their own, side by side."""
+    if blocks == 1:
+        return made
+    groups = [made[i : i + blocks] for i in range(0, len(made), blocks)]
+    return [_joined(group) for group in groups]
+
+
+def _joined(group: list[Routed]) -> Routed:
+    modulations = [one.modulation for one in group if one.modulation is not None]
+    return Routed(
+        None,
+        torch.cat([one.selected for one in group], dim=-1),
+        torch.cat([one.mask for one in group], dim=-1),
+        torch.cat(modulations, dim=-1) if modulations else None,
+    )
 
 
 def _forward(

@@ -24,7 +24,7 @@ def add_update(
     """
     if not torch.is_grad_enabled():
         return add_selected(result, routed.selected.to(compute), B.to(compute), scaling, in_place)
-    node = routed.selected.grad_fn
+    node = None if routed.member is None else routed.selected.grad_fn  # joined blocks are kept as they are
     arguments = (result, routed.selected, B, scaling, node, routed.member, compute, in_place)
     summed: Tensor = _AddUpdate.apply(*arguments)  # type: ignore[no-untyped-call]
     return summed
