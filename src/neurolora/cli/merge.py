@@ -38,15 +38,21 @@ Weight = Annotated[
 ]
 Density = Annotated[
     list[float] | None,
-    typer.Option("--density", help="Share of entries that stay; once for all, or once for each. [default: 1]"),
+    typer.Option(
+        "--density", help="Share of entries that stay; once for all, or once for each. [default: 1]"
+    ),
 ]
 Lambda = Annotated[float | None, typer.Option("--lambda", help="Factor of the merged update. [default: 1]")]
 Normalize = Annotated[
     bool | None,
-    typer.Option("--normalize/--no-normalize", help="Divide by the sum of the weights. [default: for linear]"),
+    typer.Option(
+        "--normalize/--no-normalize", help="Divide by the sum of the weights. [default: for linear]"
+    ),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of what DARE drops. [default: 0]")]
-Place = Annotated[float | None, typer.Option("--t", help="Slerp: 0 is the first, 1 the second. [default: 0.5]")]
+Place = Annotated[
+    float | None, typer.Option("--t", help="Slerp: 0 is the first, 1 the second. [default: 0.5]")
+]
 Dtype = Annotated[
     str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. [default: the first adapter's]")
 ]
@@ -188,7 +194,9 @@ def _show_plan(plan: MergePlan, out: Path) -> None:
     _show_remarks(verdict.overridden, verdict.notes)
     if not verdict.problems:
         count = len(plan.recipe["models"])
-        console.print(f"{count} adapters of {plan.modules} modules fit together; would write {out}", markup=False)
+        console.print(
+            f"{count} adapters of {plan.modules} modules fit together; would write {out}", markup=False
+        )
 
 
 def _show_result(result: MergeResult) -> None:

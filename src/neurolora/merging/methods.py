@@ -131,7 +131,9 @@ def require_sound(request: MergeRequest) -> Method:
 def message(asked: str, problems: Sequence[str]) -> str:
     """One message for all problems."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return f"{asked}: {count}" + "".join(f"\n  - {problem}" for problem in problems) + "\nCorrect each of them."
+    return (
+        f"{asked}: {count}" + "".join(f"\n  - {problem}" for problem in problems) + "\nCorrect each of them."
+    )
 
 
 def find_problems(request: MergeRequest) -> list[Problem]:
