@@ -30,7 +30,7 @@ MethodName = Annotated[
     str | None,
     typer.Option(
         "--method",
-        help="linear, task_arithmetic, ties, dare_linear, dare_ties, magnitude_prune or slerp. [default: linear]",
+        help="linear (default), task_arithmetic, ties, dare_linear, dare_ties, magnitude_prune or slerp.",
     ),
 ]
 Weight = Annotated[

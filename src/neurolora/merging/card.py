@@ -21,7 +21,7 @@ SHORT = 16
 def merge_card(
     recipe: Mapping[str, Any], provenance: Mapping[str, Any], config: Mapping[str, Any], name: str
 ) -> str:
-    """The card's text, from mergekit's layout of the recipe and what `merge.json` holds; `name` is the folder's."""
+    """The card, from the recipe in mergekit's layout and what `merge.json` holds; `name` is the folder's."""
     values = {
         "front": front_matter(config),
         "name": name,

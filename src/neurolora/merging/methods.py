@@ -111,7 +111,7 @@ METHODS = {row.name: row for row in _ROWS}
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a request: its place in mergekit's layout (`parameters.lambda`), and what it is."""
+    """What is wrong with a request, and its place in mergekit's layout (`parameters.lambda`)."""
 
     place: str
     text: str
