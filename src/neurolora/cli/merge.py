@@ -158,12 +158,12 @@ def _with_progress(request: MergeRequest, out: Path, force: list[str], overwrite
     """Merge with a bar on stderr that counts tensors."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from neurolora.merging import merge
+    from neurolora.merging import merge_request
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=messages(), transient=True) as bar:
         task = bar.add_task(f"merging {len(request.parents)} adapters", total=None)
-        return merge(
+        return merge_request(
             request,
             out,
             force=force,

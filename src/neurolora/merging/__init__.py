@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neurolora.merging.merge import MergePlan, MergeResult, examine_merge, merge, merge_adapters
+    from neurolora.merging.merge import MergePlan, MergeResult, examine_merge, merge_adapters, merge_request
     from neurolora.merging.methods import METHODS
     from neurolora.merging.recipe import load_recipe
     from neurolora.merging.request import MergeRequest, Parent
@@ -24,8 +24,8 @@ _HOMES = {
     "Parent": "request",
     "examine_merge": "merge",
     "load_recipe": "recipe",
-    "merge": "merge",
     "merge_adapters": "merge",
+    "merge_request": "merge",
 }
 
 __all__ = [
@@ -36,8 +36,8 @@ __all__ = [
     "Parent",
     "examine_merge",
     "load_recipe",
-    "merge",
     "merge_adapters",
+    "merge_request",
 ]
 
 

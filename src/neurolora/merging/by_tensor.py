@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,10 @@ Progress = Callable[[int, int], None]
 Combine = Callable[[TensorStream, Coefficients], Tensor]
 
 
+def ignore(done: int, total: int) -> None:
+    """The progress that nobody asked for."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One merge that has passed its checks. progress is called with the tensors done, and of how many."""
@@ -38,7 +42,7 @@ class Job:
     request: MergeRequest
     numbers: Coefficients
     verdict: Verdict
-    progress: Progress = field(default=lambda done, total: None)
+    progress: Progress
 
 
 @dataclass(frozen=True)

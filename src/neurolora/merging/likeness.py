@@ -28,7 +28,8 @@ ENTRIES_A_BYTE = 4
 
 def recorded_projection(source: AdapterSource, module: str) -> str:
     """The fingerprint of A that is stored beside a module's B, in hex."""
-    return bytes(source.read(source.modules[module][FINGERPRINT]).flatten().tolist()).hex()
+    digest = source.read(source.modules[module][FINGERPRINT]).flatten().to(torch.uint8)
+    return bytes(digest.tolist()).hex()
 
 
 def is_what_it_says(source: AdapterSource, module: str) -> bool:
@@ -55,7 +56,7 @@ def _stored(source: AdapterSource, module: str) -> tuple[Tensor, float] | None:
 
 def _fingerprints(stored: Tensor, scale: float) -> Iterator[str]:
     """Of a stored A; a packed one has four entries a byte, so there are four widths that it could have."""
-    if stored.dtype != torch.uint8:
+    if stored.dtype != torch.uint8 or stored.dim() != 2:
         yield fingerprint(Projection(stored, scale))
         return
     most = stored.shape[1] * ENTRIES_A_BYTE

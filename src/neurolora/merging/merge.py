@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from neurolora.adapter_file import CONFIG, WEIGHTS
 from neurolora.errors import OutputError, explain
 from neurolora.files import atomic_folder, refuse_full_folder, write_json, write_text
 from neurolora.merging.arithmetic import Coefficients
-from neurolora.merging.by_tensor import Assembled, Job, Progress
+from neurolora.merging.by_tensor import Assembled, Job, Progress, ignore
 from neurolora.merging.card import CARD, merge_card
 from neurolora.merging.checks import Verdict, examine
 from neurolora.merging.knobs import KNOBS
@@ -94,7 +94,7 @@ def merge_adapters(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> MergeResult:
-    """Merge adapter folders into the folder `output`, by a row of `METHODS`; see `merge`.
+    """Merge adapter folders into the folder `output`, by a row of `METHODS`; see `merge_request`.
 
     weights: one each, 1 by default. density: one for all or one each. What is None is the method's default.
     """
@@ -108,10 +108,10 @@ def merge_adapters(
         dtype=dtype,
         base_model=base_model,
     )
-    return merge(request, output, force=force, overwrite=overwrite, progress=progress)
+    return merge_request(request, output, force=force, overwrite=overwrite, progress=progress)
 
 
-def merge(
+def merge_request(
     request: MergeRequest,
     output: Path | str,
     *,
@@ -136,7 +136,7 @@ def merge(
         sources = open_adapters([parent.path for parent in request.parents], stack)
         verdict = examine(sources, row.checks, force)
         verdict.require()
-        job = Job(sources, request, coefficients(row, request), verdict, *([progress] if progress else []))
+        job = Job(sources, request, coefficients(row, request), verdict, progress or ignore)
         made = row.assemble(job)
         parents = _parent_facts(job)
         result = MergeResult(
@@ -146,17 +146,17 @@ def merge(
             forced=verdict.overridden,
             notes=verdict.notes,
             tensors=len(made.tensors),
-            seconds=time.perf_counter() - began,
+            seconds=0.0,
         )
         with atomic_folder(output, overwrite=overwrite) as folder:
             _write(folder, made, result, sources)
-    return result
+    return replace(result, seconds=time.perf_counter() - began)
 
 
 def examine_merge(request: MergeRequest, *, force: Iterable[str] = (), values: bool = True) -> MergePlan:
-    """What `merge` would do, and what its checks say, without writing; `values`: look for NaN in all tensors.
+    """What `merge_request` would do, and what its checks say, without writing; `values`: look for NaN in all tensors.
 
-    Raises as `merge` does for what cannot be read at all; what only does not fit is in the verdict.
+    Raises as `merge_request` does for what cannot be read at all; what only does not fit is in the verdict.
     """
     row = require_sound(request)
     with ExitStack() as stack:

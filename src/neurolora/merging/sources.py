@@ -8,8 +8,9 @@ add up. Adapters whose files have the same header, as those of one model do, sha
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -147,13 +148,13 @@ def _parse(header: bytes) -> Layout:
     others: list[str] = []
     reached = 0
     table = json.loads(header)
+    if not isinstance(table, dict):
+        raise ValueError(f"it is a {type(table).__name__}")
     table.pop("__metadata__", None)
     for key, value in sorted(table.items(), key=lambda item: item[1]["data_offsets"]):
         entry = Entry(_DTYPES[value["dtype"]], tuple(value["shape"]), *value["data_offsets"])
-        count = 1
-        for length in entry.shape:
-            count *= length
-        if entry.start != reached or entry.stop - entry.start != count * entry.dtype.itemsize:
+        size = math.prod(entry.shape) * entry.dtype.itemsize
+        if min(entry.shape, default=0) < 0 or (entry.start, entry.stop) != (reached, reached + size):
             raise ValueError(f"the place of {key} does not fit its shape")
         reached = entry.stop
         entries[key] = entry
@@ -186,7 +187,7 @@ class TensorStream:
     key: str
     change: Callable[[Tensor, int], Tensor] | None = None
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Tensor]:
         for index, source in enumerate(self.sources):
             tensor = source.read(self.key)
             yield tensor if self.change is None else self.change(tensor, index)

@@ -47,7 +47,7 @@ def same(first, second):
 
 def test_a_recipe_and_flags_give_the_same(pair, recipe, tmp_path, capsys):
     assert main(["merge", str(recipe), str(tmp_path / "one")]) == 0
-    assert "24 tensors of 2 adapters" in capsys.readouterr().out.replace("32 tensors", "24 tensors")
+    assert "32 tensors of 2 adapters" in capsys.readouterr().out
     assert main(["merge", str(recipe), "-o", str(tmp_path / "two")]) == 0
     flags = ["--method", "ties", "--density", "0.5"]
     assert main(["merge", *map(str, pair), "-o", str(tmp_path / "three"), *flags]) == 0
@@ -94,19 +94,18 @@ def test_overwrite(recipe, tmp_path, capsys):
         (["RECIPE"], 2, "0 folders to write"),
         (["RECIPE", "x", "y"], 2, "2 folders to write"),
         (["RECIPE", "x", "--method", "ties"], 2, "Write it into the recipe"),
-        (["A", "B"], 2, "no folder to write"),
-        (["A", "B", "-o", "x", "--method", "tis"], 2, "did you mean ties"),
-        (["A", "B", "-o", "x", "--weight", "1"], 2, "1 weights for 2 adapters"),
-        (["A", "RECIPE", "-o", "x"], 4, "recipe.yaml"),
+        (["FIRST", "SECOND"], 2, "no folder to write"),
+        (["FIRST", "SECOND", "-o", "x", "--method", "tis"], 2, "did you mean ties"),
+        (["FIRST", "SECOND", "-o", "x", "--weight", "1"], 2, "1 weights for 2 adapters"),
+        (["FIRST", "RECIPE", "-o", "x"], 4, "recipe.yaml"),
         (["absent.yaml", "x"], 2, "absent.yaml"),
-        (["A", "B", "-o", "x", "--force", "A"], 2, "cannot be overridden"),
+        (["FIRST", "SECOND", "-o", "x", "--force", "A"], 2, "cannot be overridden"),
     ],
 )
 def test_wrong_use_is_told(pair, recipe, tmp_path, monkeypatch, capsys, arguments, code, message):
     monkeypatch.chdir(tmp_path)
-    words = {"RECIPE": str(recipe), "A": str(pair[0]), "B": str(pair[1])}
-    assert main(["merge", *(words.get(word, word) if word != "A" or i < 2 else word
-                            for i, word in enumerate(arguments))]) == code  # fmt: skip
+    words = {"RECIPE": str(recipe), "FIRST": str(pair[0]), "SECOND": str(pair[1])}
+    assert main(["merge", *(words.get(word, word) for word in arguments)]) == code
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""

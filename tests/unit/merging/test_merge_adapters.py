@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from neurolora.errors import AdapterError, ConfigError, OutputError
-from neurolora.merging import METHODS, MergeRequest, Parent, merge, merge_adapters
-from neurolora.merging import merge as merge_function
+from neurolora.merging import METHODS, MergeRequest, Parent, merge_adapters, merge_request
 from neurolora.merging.arithmetic import Coefficients
 from neurolora.merging.by_tensor import gate_weights
 
@@ -142,7 +141,7 @@ def test_provenance_and_card(make, three, tmp_path):
         "path": str(three[1]), "weight": 2.0, "density": 0.5, "sha256": "",
         "projection_fingerprint": "a" * 16, "base_fingerprint": "b" * 16,
     }  # fmt: skip
-    assert found["versions"]["torch"] == torch.__version__.split("+")[0] or found["versions"]["torch"]
+    assert found["versions"]["safetensors"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "merge_method: ties" in card
     assert "'out'" in card
@@ -163,7 +162,7 @@ def test_the_recipe_of_the_card_makes_the_adapter_again(three, tmp_path):
     text = card.partition("```yaml\n")[2].partition("```")[0]
     assert yaml.safe_load(text)["parameters"] == {"lambda": 0.3}
     (tmp_path / "r.yaml").write_text(text)
-    merge(load_recipe(tmp_path / "r.yaml"), tmp_path / "again")
+    merge_request(load_recipe(tmp_path / "r.yaml"), tmp_path / "again")
     name = "adapter_model.safetensors"
     assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
@@ -195,7 +194,7 @@ def test_all_problems_of_a_request_at_once(tmp_path):
         (Parent("a", density=2.0), Parent("b", weight=float("inf"))), "ties", t=0.5, dtype="x"
     )
     with pytest.raises(ConfigError, match="4 problems") as error:
-        merge(request, tmp_path / "out")
+        merge_request(request, tmp_path / "out")
     assert "models.1.parameters.weight" in str(error.value)
 
 
@@ -342,4 +341,3 @@ def test_averaging_a_and_b_apart_is_not_the_mean_of_the_deltas():
 def test_the_room_imports_nothing_until_it_is_asked():
     code = "import sys, neurolora.merging; assert not {'torch', 'peft'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert merge_function is merge
