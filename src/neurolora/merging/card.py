@@ -16,6 +16,13 @@ CARD = "README.md"
 TEMPLATES = Path(__file__).parent / "templates"
 ABSENT = "not recorded"
 SHORT = 16
+#: PEFT's loader for each kind of task.
+LOADERS = {
+    "CAUSAL_LM": "AutoPeftModelForCausalLM",
+    "SEQ_CLS": "AutoPeftModelForSequenceClassification",
+    "SEQ_2_SEQ_LM": "AutoPeftModelForSeq2SeqLM",
+    "TOKEN_CLS": "AutoPeftModelForTokenClassification",
+}
 
 
 def merge_card(
@@ -26,6 +33,7 @@ def merge_card(
         "front": front_matter(config),
         "name": name,
         "kind": "FlyLoRA" if config.get("gate") == "none" else "NeuroLoRA",
+        "loader": LOADERS.get(str(config.get("task_type")), "AutoPeftModel"),
         "method": recipe["merge_method"],
         "base": _public(config.get("base_model_name_or_path")),
         "recipe": yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).rstrip(),

@@ -154,7 +154,9 @@ def merge_request(
 
 
 def examine_merge(request: MergeRequest, *, force: Iterable[str] = (), values: bool = True) -> MergePlan:
-    """What `merge_request` would do, and what its checks say, without writing; `values`: look for NaN in all tensors.
+    """What `merge_request` would do, and what its checks say, without writing anything.
+
+    With `values` all tensors are read, to find NaN and infinities.
 
     Raises as `merge_request` does for what cannot be read at all; what only does not fit is in the verdict.
     """
