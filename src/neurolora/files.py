@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,65 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside `target`; on success flush its files to disk and rename it to `target`.
+
+    Whatever fails inside the block, `target` stays as it was and the temporary folder is removed (a killed
+    process leaves it, under a name that starts with a dot). With `overwrite` a folder that is there steps
+    aside first and is removed last. Raises `OutputError` if the folder cannot be written, or if something is
+    in it and `overwrite` is off, before the block is entered.
+    """
+    target = Path(target)
+    temporary: Path | None = None
+    try:
+        refuse_full_folder(target, overwrite=overwrite)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                _flush_to_disk(path)
+        temporary.chmod(0o777 & ~_umask())
+        _put_in_place(temporary, target, overwrite)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        reason = error.strerror or str(error)
+        raise OutputError(
+            explain(f"writing {target}", reason, "Free some space or choose another folder")
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_full_folder(target: Path | str, *, overwrite: bool = False) -> None:
+    """Raises `OutputError` if `target` is no folder, or one with something in it that may not be replaced."""
+    target = Path(target)
+    if target.exists() and not target.is_dir():
+        raise OutputError(explain(f"writing {target}", "it is a file", "Give the name of a folder"))
+    if target.is_dir() and not overwrite and any(target.iterdir()):
+        found = "the folder is there already and not empty"
+        raise OutputError(explain(f"writing {target}", found, "Give another name, or ask to overwrite it"))
+
+
+def _put_in_place(temporary: Path, target: Path, overwrite: bool) -> None:
+    """Rename, with what was there out of the way; if the rename fails, it is brought back."""
+    refuse_full_folder(target, overwrite=overwrite)  # somebody may have come first
+    if not target.is_dir() or not any(target.iterdir()):
+        temporary.replace(target)
+        return
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
+    target.replace(aside)
+    try:
+        temporary.replace(target)
+    except OSError:
+        aside.replace(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -51,6 +51,7 @@ COMMANDS = (
     CommandRow("eval", "neurolora.cli.evaluate", "evaluate_command", "Score a model or an adapter on tasks."),
     CommandRow("generate", "neurolora.cli.generate", "generate_command", "Continue prompts with an adapter."),
     CommandRow("inspect", "neurolora.cli.inspect", "inspect_command", "Show what an adapter folder holds."),
+    CommandRow("merge", "neurolora.cli.merge", "merge_command", "Merge adapters into one, without training."),
     CommandRow("bench", "neurolora.cli.bench", "bench_command", "Measure speed and memory beside LoRA."),
     CommandRow("demo", "neurolora.cli.demo", "demo_command", "Run the main job on the embedded default."),
 )
@@ -134,7 +135,7 @@ DebugFlag = Annotated[
 
 @app.callback()
 def root(version: VersionFlag = False, debug: DebugFlag = False) -> None:
-    """Routed low-rank adapters (NeuroLoRA and FlyLoRA): train, evaluate, use and inspect them."""
+    """Routed low-rank adapters (NeuroLoRA and FlyLoRA): train, evaluate, use, inspect and merge them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

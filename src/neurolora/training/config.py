@@ -25,7 +25,7 @@ from neurolora.training.sections import (
     OutputSection,
     TrainSection,
 )
-from neurolora.training.yaml_lines import read_yaml
+from neurolora.yaml_lines import read_yaml
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelSection,

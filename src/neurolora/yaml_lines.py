@@ -1,6 +1,6 @@
 """YAML with line numbers, for messages that point at the place.
 
-Room: training; reads the one file that it is given.
+Room: the floor, above errors. Anybody may call it; it reads the one file that it is given.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from neurolora.errors import ConfigError, explain
 
 
 def read_yaml(path: Path | str) -> tuple[dict[str, Any], dict[str, int]]:
-    """The mapping in a YAML file, and the line of each key (`seed`, `train.seed`), counted from 1.
+    """The mapping in a YAML file, and the line of each key, counted from 1.
+
+    Keys are dotted, with the place in a list as a number: `seed`, `train.seed`, `models.0.parameters.weight`.
 
     Raises `ConfigError` with file and line for a file that is missing, no UTF-8, no YAML, no mapping, or
     has a key twice.
@@ -32,7 +34,9 @@ def read_yaml(path: Path | str) -> tuple[dict[str, Any], dict[str, int]]:
         return {}, {}
     if not isinstance(node, yaml.MappingNode) or not isinstance(values, dict):
         found = f"line 1 starts a {type(values).__name__}, not `name: value` lines"
-        raise ConfigError(explain(asked, found, "Write sections such as `train:` with keys under them"))
+        raise ConfigError(
+            explain(asked, found, "Write lines such as `seed: 1`, or sections with keys under them")
+        )
     lines: dict[str, int] = {}
     _collect(node, "", lines, asked)
     return values, lines
@@ -63,5 +67,13 @@ def _collect(node: yaml.MappingNode, prefix: str, lines: dict[str, int], asked: 
             found = f"{name} stands on line {lines[name]} and again on line {line}"
             raise ConfigError(explain(asked, found, "Keep one of them"))
         lines[name] = line
-        if isinstance(value, yaml.MappingNode) and not prefix:
-            _collect(value, f"{name}.", lines, asked)
+        _collect_below(value, name, lines, asked)
+
+
+def _collect_below(value: yaml.Node, name: str, lines: dict[str, int], asked: str) -> None:
+    if isinstance(value, yaml.MappingNode):
+        _collect(value, f"{name}.", lines, asked)
+    elif isinstance(value, yaml.SequenceNode):
+        for index, item in enumerate(value.value):
+            lines[f"{name}.{index}"] = item.start_mark.line + 1
+            _collect_below(item, f"{name}.{index}", lines, asked)

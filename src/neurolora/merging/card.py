@@ -1,0 +1,92 @@
+"""The model card of a merged adapter: what it was made of, how, and what was overridden.
+
+Room: merging. Text from plain values; `merge.py` writes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CARD = "README.md"
+TEMPLATES = Path(__file__).parent / "templates"
+ABSENT = "not recorded"
+SHORT = 16
+#: PEFT's loader for each kind of task.
+LOADERS = {
+    "CAUSAL_LM": "AutoPeftModelForCausalLM",
+    "SEQ_CLS": "AutoPeftModelForSequenceClassification",
+    "SEQ_2_SEQ_LM": "AutoPeftModelForSeq2SeqLM",
+    "TOKEN_CLS": "AutoPeftModelForTokenClassification",
+}
+
+
+def merge_card(
+    recipe: Mapping[str, Any], provenance: Mapping[str, Any], config: Mapping[str, Any], name: str
+) -> str:
+    """The card, from the recipe in mergekit's layout and what `merge.json` holds; `name` is the folder's."""
+    values = {
+        "front": front_matter(config),
+        "name": name,
+        "kind": "FlyLoRA" if config.get("gate") == "none" else "NeuroLoRA",
+        "loader": LOADERS.get(str(config.get("task_type")), "AutoPeftModel"),
+        "method": recipe["merge_method"],
+        "base": _public(config.get("base_model_name_or_path")),
+        "recipe": yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).rstrip(),
+        "parents": [_parent_row(parent) for parent in provenance["parents"]],
+        "forced": provenance["forced"],
+        "notes": provenance["notes"],
+    }
+    text: str = _environment().get_template("model_card.md.j2").render(**values)
+    return text
+
+
+def front_matter(config: Mapping[str, Any]) -> str:
+    """The YAML block on top, without its `---` lines; a base that is a path on a disk is left out."""
+    values: dict[str, Any] = {"library_name": "peft", "tags": ["neurolora", "peft", "merge"]}
+    base = config.get("base_model_name_or_path")
+    if base and not Path(base).is_absolute() and not Path(base).exists():
+        values["base_model"] = base
+    return yaml.safe_dump(values, sort_keys=True, allow_unicode=True).rstrip()
+
+
+def _public(base: str | None) -> str | None:
+    """The base's name as others can use it: of a path on this machine only the last part."""
+    return Path(base).name if base and Path(base).is_absolute() else base
+
+
+def _parent_row(parent: Mapping[str, Any]) -> list[str]:
+    digests = (parent["sha256"], parent["projection_fingerprint"], parent["base_fingerprint"])
+    shown = [f"`{cell(digest[:SHORT])}`" if digest else ABSENT for digest in digests]
+    return [cell(parent["path"]), f"{parent['weight']:g}", f"{parent['density']:g}", *shown]
+
+
+def _environment() -> Any:
+    """Markdown: no HTML escaping, but a filter that keeps values inside their cell or line."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    made.filters["cell"] = cell
+    made.filters["fenced"] = fenced
+    made.filters["python"] = repr
+    return made
+
+
+def cell(value: Any) -> str:
+    """A value inside a table's cell or a line of Markdown: no line break, bar, or HTML tag gets through."""
+    text = re.sub(r"\s+", " ", str(value))
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A block of code whose fence is longer than any run of backticks in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"

@@ -1,0 +1,176 @@
+"""In which ways parents differ: one finder for each check, each giving sentences with both values.
+
+Room: merging. The rows of `checks.py` name these. All parents are compared with the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from neurolora.merging.completeness import missing_parts
+from neurolora.merging.likeness import (
+    SHOWN,
+    base_difference,
+    head_differences,
+    is_what_it_says,
+    recorded_projection,
+    same_stored_projection,
+    tokenizer_differences,
+)
+from neurolora.merging.sources import AdapterSource
+
+Sources = Sequence[AdapterSource]
+MOST_SHOWN = 5
+
+#: What a config means where it does not say.
+DEFAULTS: dict[str, Any] = {
+    "r": 32, "top_k": 8, "lora_alpha": 16, "routing": "abs", "gate": "token", "gate_sharing": "module",
+    "gate_dim": 64, "load_balance_rate": 0.0, "train_projection": False,
+}  # fmt: skip
+
+
+def setting(config: dict[str, Any], name: str) -> Any:
+    """A setting of an adapter, or what it is where the config does not say."""
+    value = config.get(name)
+    return DEFAULTS[name] if value is None else value
+
+
+def alpha_over_r(config: dict[str, Any]) -> float:
+    """The factor of Eq. 1."""
+    return float(setting(config, "lora_alpha")) / int(setting(config, "r"))
+
+
+def _pairs(sources: Sources) -> list[tuple[AdapterSource, AdapterSource]]:
+    return [(sources[0], other) for other in sources[1:]]
+
+
+def settings(*names: str) -> Callable[[Sources], list[str]]:
+    """A finder for settings of these names."""
+
+    def find(sources: Sources) -> list[str]:
+        return [
+            f"{name} is {setting(first.config, name)!r} in {first.folder}"
+            f" and {setting(other.config, name)!r} in {other.folder}"
+            for first, other in _pairs(sources)
+            for name in names
+            if setting(first.config, name) != setting(other.config, name)
+        ]
+
+    return find
+
+
+def gates(sources: Sources) -> list[str]:
+    """The kind of gate, and of what that kind has, who shares it and its width."""
+    by_kind = {"token": ("gate_sharing", "gate_dim"), "static": ("gate_sharing",)}
+    return settings("gate", *by_kind.get(setting(sources[0].config, "gate"), ()))(sources)
+
+
+def kinds(sources: Sources) -> list[str]:
+    """Adapters of another PEFT method."""
+    found = [(source.folder, source.config["peft_type"]) for source in sources]
+    return [f"{folder} is of type {kind}" for folder, kind in found if kind != "NEUROLORA"]
+
+
+def missing_tensors(sources: Sources) -> list[str]:
+    """Tensors that a config promises and its file lacks."""
+    return [f"{source.path} lacks {part}" for source in sources for part in missing_parts(source)]
+
+
+def modules(sources: Sources) -> list[str]:
+    """Modules that one file has tensors for and another has not."""
+    problems = []
+    for first, other in _pairs(sources):
+        for there, absent in ((first, other), (other, first)):
+            lacking = sorted(set(there.modules) - set(absent.modules))
+            if lacking:
+                shown = ", ".join(lacking[:MOST_SHOWN]) + (", ..." if len(lacking) > MOST_SHOWN else "")
+                problems.append(f"{there.folder} adapts {shown}, {absent.folder} does not")
+    return problems
+
+
+def shapes(sources: Sources) -> list[str]:
+    """Tensors of other shapes, or in one file only; A and heads have checks of their own."""
+    problems = []
+    for first, other in _pairs(sources):
+        if first.entries is other.entries:
+            continue  # one header
+        shapes = [
+            {k: e.shape for k, e in s.entries.items() if k not in s.others and not _is_projection(k)}
+            for s in (first, other)
+        ]
+        problems += [
+            f"{key} is {shapes[0].get(key, 'absent')} in {first.folder}"
+            f" and {shapes[1].get(key, 'absent')} in {other.folder}"
+            for key in sorted(set(shapes[0]) | set(shapes[1]))
+            if shapes[0].get(key) != shapes[1].get(key)
+        ]
+    return problems
+
+
+def _is_projection(key: str) -> bool:
+    """A is compared by its fingerprint: a file may hold its seed alone."""
+    return ".neurolora_A" in key
+
+
+def projections(sources: Sources) -> list[str]:
+    """A of every module: as stored, what it says, and the first parent's."""
+    first, damaged = sources[0], []
+    differing: dict[int, list[str]] = {}
+    for module in first.modules:
+        if not is_what_it_says(first, module):
+            damaged.append(f"A of {module} in {first.folder} is not what its fingerprint says (damaged)")
+        recorded = recorded_projection(first, module)
+        for index, other in enumerate(sources[1:]):
+            own = recorded_projection(other, module) if module in other.modules else recorded
+            if own != recorded:
+                differing.setdefault(index, []).append(f"{recorded[:SHOWN]} and {own[:SHOWN]} in {module}")
+            elif module in other.modules and not _holds_its_projection(first, other, module):
+                damaged.append(f"A of {module} in {other.folder} is not what its fingerprint says (damaged)")
+    return damaged + [
+        f"A differs in {len(found)} of {len(first.modules)} modules of {first.folder} and"
+        f" {sources[index + 1].folder}, for example {found[0]}"
+        for index, found in differing.items()
+    ]
+
+
+def _holds_its_projection(first: AdapterSource, other: AdapterSource, module: str) -> bool:
+    """Whether the other's A is what it says; the first's bytes, which have been checked, spare the digest."""
+    return same_stored_projection(first, other, module) or is_what_it_says(other, module)
+
+
+def tokenizers(sources: Sources) -> list[str]:
+    """Other tokenizers beside the adapters."""
+    return tokenizer_differences([source.folder for source in sources])
+
+
+def bases(sources: Sources) -> list[str]:
+    """Other base models, where fingerprints were saved."""
+    problems = []
+    for first, other in _pairs([source for source in sources if source.config.get("base_fingerprint")]):
+        found = base_difference(first.config["base_fingerprint"], other.config["base_fingerprint"])
+        problems += [f"{first.folder} and {other.folder} were trained on {found}"] if found else []
+    return problems
+
+
+def heads(sources: Sources) -> list[str]:
+    """Tensors of modules_to_save that are not the same in all."""
+    return [
+        f"{line}, comparing {first.folder} and {other.folder}"
+        for first, other in _pairs(sources)
+        for line in head_differences(first, other)
+    ]
+
+
+def notes(sources: Sources) -> list[str]:
+    """What is no hindrance, but should be known."""
+    notes = [
+        f"lora_alpha is {setting(first.config, 'lora_alpha')} in {first.folder} and"
+        f" {setting(other.config, 'lora_alpha')} in {other.folder}: B of the latter is scaled to the former"
+        for first, other in _pairs(sources)
+        if alpha_over_r(first.config) != alpha_over_r(other.config)
+    ]
+    silent = [str(source.folder) for source in sources if not source.config.get("base_fingerprint")]
+    if silent:
+        notes.append(f"No fingerprint of the base was saved with {', '.join(silent)}: it was not compared")
+    return notes

@@ -1,0 +1,121 @@
+"""What two adapters were made with: whether their A, base, tokenizer and heads are the same.
+
+Room: merging. Each function compares parents with the first of them, reads what it needs tensor by tensor,
+and says in plain words what differs, with both values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neurolora.core.projection import Projection, fingerprint, unpack_ternary
+from neurolora.errors import AdapterError
+from neurolora.merging.sources import AdapterSource
+from neurolora.provenance import fingerprint_file
+from neurolora.tuner.fingerprint import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, SHARE_THAT_MAY_DIFFER
+
+A, TRAINED_A = "neurolora_A", "neurolora_A_trained"
+SCALE, FINGERPRINT = "neurolora_A_scale", "neurolora_A_fingerprint"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+SHOWN = 16
+ENTRIES_A_BYTE = 4
+
+
+def recorded_projection(source: AdapterSource, module: str) -> str:
+    """The fingerprint of A that is stored beside a module's B, in hex."""
+    digest = source.read(source.modules[module][FINGERPRINT]).flatten().to(torch.uint8)
+    return bytes(digest.tolist()).hex()
+
+
+def is_what_it_says(source: AdapterSource, module: str) -> bool:
+    """Whether a stored A has the fingerprint stored beside it; True where only the seed was saved."""
+    stored = _stored(source, module)
+    recorded = recorded_projection(source, module)
+    return stored is None or any(found == recorded for found in _fingerprints(*stored))
+
+
+def same_stored_projection(source: AdapterSource, other: AdapterSource, module: str) -> bool:
+    """Whether two files hold the same bytes of A and its scale."""
+    pairs = (_stored(source, module), _stored(other, module))
+    if pairs[0] is None or pairs[1] is None:
+        return False
+    (first, scale), (second, other_scale) = pairs
+    return scale == other_scale and same_bytes(first, second)
+
+
+def _stored(source: AdapterSource, module: str) -> tuple[Tensor, float] | None:
+    parts = source.modules[module]
+    key = parts.get(A) or parts.get(TRAINED_A)
+    return (source.read(key), float(source.read(parts[SCALE]).flatten()[0])) if key else None
+
+
+def _fingerprints(stored: Tensor, scale: float) -> Iterator[str]:
+    """Of a stored A; a packed one has four entries a byte, so there are four widths that it could have."""
+    if stored.dtype != torch.uint8 or stored.dim() != 2:
+        yield fingerprint(Projection(stored, scale))
+        return
+    most = stored.shape[1] * ENTRIES_A_BYTE
+    for columns in range(most, most - ENTRIES_A_BYTE, -1):
+        try:
+            yield fingerprint(Projection(unpack_ternary(stored, columns), scale))
+        except AdapterError:
+            continue
+
+
+def same_bytes(first: Tensor, second: Tensor) -> bool:
+    """Equal in shape, dtype and every bit."""
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
+        return False
+    return torch.equal(first.reshape(-1).view(torch.uint8), second.reshape(-1).view(torch.uint8))
+
+
+def base_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
+    """In which way two saved fingerprints are those of two bases; None if of one, by the tuner's tolerance.
+
+    A key or a tensor that only one side has is no difference.
+    """
+    if first.get("digest") == second.get("digest"):
+        return None
+    named = f"base {first.get('digest')} and {second.get('digest')}"
+    old, new = first.get("architecture") or {}, second.get("architecture") or {}
+    changed = {key: (old[key], new[key]) for key in sorted(set(old) & set(new)) if old[key] != new[key]}
+    if changed:
+        return f"{named}, which differ in {changed}"
+    old, new = first.get("sample") or {}, second.get("sample") or {}
+    pairs = [pair for key in set(old) & set(new) for pair in zip(old[key], new[key], strict=False)]
+    differing = sum(not _close(*pair) for pair in pairs)
+    if differing > SHARE_THAT_MAY_DIFFER * len(pairs):
+        return f"{named}, of one architecture with other weights"
+    return None
+
+
+def _close(old: float, new: float) -> bool:
+    return abs(old - new) <= max(ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE * max(abs(old), abs(new)))
+
+
+def tokenizer_differences(folders: Sequence[Path]) -> list[str]:
+    """Tokenizer files that are not the same in all folders that have them, with their fingerprints."""
+    problems = []
+    for name in TOKENIZER_FILES:
+        digests = [
+            (folder, fingerprint_file(folder / name)) for folder in folders if (folder / name).is_file()
+        ]
+        problems += [
+            f"{name} is {digests[0][1][:SHOWN]} in {digests[0][0]} and {digest[:SHOWN]} in {folder}"
+            for folder, digest in digests[1:]
+            if digest != digests[0][1]
+        ]
+    return problems
+
+
+def head_differences(first: AdapterSource, other: AdapterSource) -> list[str]:
+    """Tensors beside the adapter (modules_to_save) that one lacks, or that are not the same in both."""
+    lacking = sorted(set(first.others) ^ set(other.others))
+    shared = [key for key in first.others if key in set(other.others)]
+    differing = [key for key in shared if not same_bytes(first.read(key), other.read(key))]
+    return [f"{key} is in one of them only" for key in lacking] + [f"{key} differs" for key in differing]

@@ -1,0 +1,194 @@
+"""The ways of merging and the numbers they take, as rows; and whether a request fits its row.
+
+Room: merging. A row's `assemble` makes the whole adapter out of its opened parents. Most go tensor by tensor
+(`by_tensor.py`, with a function of `arithmetic.py`); a method that does not, such as one that puts adapters
+side by side, has an `assemble` of its own, and names in `checks` what its parents must have in common.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from neurolora.errors import ConfigError
+from neurolora.merging import arithmetic
+from neurolora.merging.by_tensor import Assembled, assemble_by_tensor
+from neurolora.merging.checks import CHECKS
+from neurolora.merging.knobs import KNOBS
+from neurolora.merging.request import MergeRequest
+
+if TYPE_CHECKING:
+    from neurolora.merging.by_tensor import Job
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+ALL_CHECKS = tuple(check.name for check in CHECKS)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of merging.
+
+    assemble: the merged tensors and config of a job. normalize: the default of that knob. least, most: how
+    many adapters it takes. checks: the names of the checks that its parents must pass.
+    """
+
+    name: str
+    about: str
+    source: str
+    knobs: tuple[str, ...]
+    assemble: Callable[[Job], Assembled]
+    normalize: bool = False
+    least: int = 1
+    most: int | None = None
+    checks: tuple[str, ...] = ALL_CHECKS
+
+
+def _by_tensor(function: Callable[..., Any]) -> Callable[[Job], Assembled]:
+    return partial(assemble_by_tensor, function)
+
+
+_ROWS = (
+    Method(
+        "linear",
+        "the weighted mean",
+        "model soups, arXiv 2203.05482; mergekit `linear`",
+        ("weight", "normalize"),
+        _by_tensor(arithmetic.linear),
+        normalize=True,
+    ),
+    Method(
+        "task_arithmetic",
+        "the weighted sum, times lambda",
+        "arXiv 2212.04089; PEFT and mergekit `task_arithmetic`",
+        ("weight", "lambda", "normalize"),
+        _by_tensor(arithmetic.task_arithmetic),
+    ),
+    Method(
+        "ties",
+        "largest entries; a vote on the sign; the mean of those that agree",
+        "arXiv 2306.01708; PEFT `ties`, with normalize mergekit's",
+        ("weight", "density", "lambda", "normalize"),
+        _by_tensor(arithmetic.ties),
+    ),
+    Method(
+        "dare_linear",
+        "a random part of each, rescaled; the weighted sum",
+        "arXiv 2311.03099; PEFT and mergekit `dare_linear`",
+        ("weight", "density", "lambda", "normalize", "seed"),
+        _by_tensor(arithmetic.dare_linear),
+    ),
+    Method(
+        "dare_ties",
+        "a random part of each, rescaled; a vote on the sign; the mean of those that agree",
+        "arXiv 2311.03099; PEFT `dare_ties`, with normalize mergekit's",
+        ("weight", "density", "lambda", "normalize", "seed"),
+        _by_tensor(arithmetic.dare_ties),
+    ),
+    Method(
+        "magnitude_prune",
+        "the largest entries of each; the weighted sum",
+        "PEFT `magnitude_prune`",
+        ("weight", "density", "lambda", "normalize"),
+        _by_tensor(arithmetic.magnitude_prune),
+    ),
+    Method(
+        "slerp",
+        "a place on the arc between two adapters",
+        "mergekit `slerp`",
+        ("t",),
+        _by_tensor(arithmetic.slerp),
+        least=2,
+        most=2,
+    ),
+)
+METHODS = {row.name: row for row in _ROWS}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a request, and its place in mergekit's layout (`parameters.lambda`)."""
+
+    place: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}"
+
+
+def require_sound(request: MergeRequest) -> Method:
+    """The request's row. Raises ConfigError with everything that is wrong with the request."""
+    problems = find_problems(request)
+    if problems:
+        raise ConfigError(message("merging adapters", [str(problem) for problem in problems]))
+    return METHODS[request.method]
+
+
+def message(asked: str, problems: Sequence[str]) -> str:
+    """One message for all problems."""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return (
+        f"{asked}: {count}" + "".join(f"\n  - {problem}" for problem in problems) + "\nCorrect each of them."
+    )
+
+
+def find_problems(request: MergeRequest) -> list[Problem]:
+    """Everything that is wrong with a request before any file is read; empty if nothing is."""
+    row = METHODS.get(request.method)
+    if row is None:
+        known = f"known are {', '.join(METHODS)}"
+        text = f"there is no {request.method!r}{nearest(request.method, METHODS)}; {known}"
+        return [Problem("merge_method", text)]
+    return [*_wrong_count(row, request), *_wrong_numbers(row, request), *_wrong_dtype(request)]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing when no known name is like `name`."""
+    close = difflib.get_close_matches(name.replace("-", "_"), list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _wrong_count(row: Method, request: MergeRequest) -> list[Problem]:
+    count = len(request.parents)
+    if count >= row.least and (row.most is None or count <= row.most):
+        return []
+    wanted = f"{row.least}" if row.least == row.most else f"at least {row.least}"
+    return [Problem("models", f"{row.name} takes {wanted}, found {count}")]
+
+
+def _wrong_numbers(row: Method, request: MergeRequest) -> list[Problem]:
+    return [
+        Problem(place, text)
+        for place, name, value in _given_numbers(request)
+        if (text := _wrong_number(row, name, value)) is not None
+    ]
+
+
+def _wrong_number(row: Method, name: str, value: Any) -> str | None:
+    if name not in row.knobs:
+        return f"{row.name} takes no {name}, only {', '.join(row.knobs)}"
+    return KNOBS[name].problem(value)
+
+
+def _given_numbers(request: MergeRequest) -> list[tuple[str, str, Any]]:
+    """(place, name, value) of every number that was given."""
+    given = [
+        ("parameters", "lambda", request.lambda_),
+        ("parameters", "normalize", request.normalize),
+        ("parameters", "seed", request.seed),
+        ("parameters", "t", request.t),
+    ]
+    for index, parent in enumerate(request.parents):
+        place = f"models.{index}.parameters"
+        given += [(place, "weight", parent.weight), (place, "density", parent.density)]
+    return [(f"{place}.{name}", name, value) for place, name, value in given if value is not None]
+
+
+def _wrong_dtype(request: MergeRequest) -> list[Problem]:
+    if request.dtype in (None, *DTYPES):
+        return []
+    return [Problem("dtype", f"must be one of {', '.join(DTYPES)}, found {request.dtype!r}")]
