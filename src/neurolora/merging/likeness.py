@@ -41,11 +41,10 @@ def is_what_it_says(source: AdapterSource, module: str) -> bool:
 
 def same_stored_projection(source: AdapterSource, other: AdapterSource, module: str) -> bool:
     """Whether two files hold the same bytes of A and its scale."""
-    pairs = (_stored(source, module), _stored(other, module))
-    if pairs[0] is None or pairs[1] is None:
+    first, second = _stored(source, module), _stored(other, module)
+    if first is None or second is None:
         return False
-    (first, scale), (second, other_scale) = pairs
-    return scale == other_scale and same_bytes(first, second)
+    return first[1] == second[1] and same_bytes(first[0], second[0])
 
 
 def _stored(source: AdapterSource, module: str) -> tuple[Tensor, float] | None:

@@ -64,7 +64,7 @@ class Recipe(_Section):
     merge_method: str
     base_model: str | None = None
     models: list[ModelEntry] = Field(min_length=1)
-    parameters: CommonParameters = CommonParameters()
+    parameters: CommonParameters = CommonParameters.model_validate({})
     dtype: str | None = None
 
     def to_request(self) -> MergeRequest:

@@ -67,12 +67,12 @@ def make_parents(
 ) -> tuple[Parent, ...]:
     """Paths with their weights, and their densities, one for all or one each. Raises ConfigError."""
     count = len(paths)
-    densities = density if isinstance(density, Sequence) else [density] * count
-    for name, values in (("weights", weights), ("densities", densities)):
-        if values is not None and len(values) != count:
+    densities: Sequence[float | None] = density if isinstance(density, Sequence) else [density] * count
+    shares: Sequence[float | None] = [None] * count if weights is None else weights
+    for name, values in (("weights", shares), ("densities", densities)):
+        if len(values) != count:
             found = f"{len(values)} {name} for {count} adapters"
             raise ConfigError(explain("merging adapters", found, "Give one for each adapter"))
     return tuple(
-        Parent(str(path), weight, own)
-        for path, weight, own in zip(paths, weights or [None] * count, densities, strict=True)
+        Parent(str(path), weight, own) for path, weight, own in zip(paths, shares, densities, strict=True)
     )

@@ -101,7 +101,7 @@ class AdapterSource:
         return tensor
 
     def _fill(self, data: Tensor, place: int) -> None:
-        view = memoryview(data.numpy())
+        view = memoryview(data.numpy())  # type: ignore[arg-type]  # of bytes
         self._file.seek(place)
         while view.nbytes:
             count = self._file.readinto(view)
