@@ -26,7 +26,7 @@ SHORT = ("cos", "conflicts", "by mass", "S", "chance", "cos² of B", "chance", "
 def inspect_several(
     folders: Sequence[Path], texts: Sequence[str], as_json: bool, html: Path | None, **model: Any
 ) -> None:
-    """Compare the adapters and show the report; with texts the base is loaded, as the settings `model` say."""
+    """Compare the adapters and show the report; with texts load the base by the settings `model`."""
     inputs = None
     if texts:
         from neurolora.report.text_inputs import inputs_from_texts

@@ -183,13 +183,23 @@ def _require_complete(folder: Path, config: dict[str, Any], modules: Keys) -> No
     if not any(pair_of(parts) for parts in modules.values()):
         found = "no tensor of a low-rank adapter in it"
         raise AdapterError(explain(asked, found, "Save or copy the adapter again"))
-    seeds = config["peft_type"] == ROUTED and not config.get("save_projection", True)
-    missing = []
-    for name, parts in modules.items():
-        pair = pair_of(parts) or next((pair for pair in PAIRS if pair[0] in parts), None)
-        halves = () if pair is None else pair[1:] if seeds else pair
-        missing += [f"{name}.{half}" for half in halves if half not in parts]
+    missing = [
+        f"{name}.{part}"
+        for name, parts in modules.items()
+        for part in _expected(config, parts)
+        if part not in parts
+    ]
     if missing:
         shown = ", ".join(sorted(missing)[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         do = "The file is incomplete: save or copy it again"
         raise AdapterError(explain(asked, f"missing: {shown}", do))
+
+
+def _expected(config: dict[str, Any], parts: dict[str, str]) -> tuple[str, ...]:
+    """Parts without which a module cannot be compared, by what its config and its other parts promise."""
+    if config["peft_type"] != ROUTED:
+        return tuple(half for pair in PAIRS[2:] if set(pair) & set(parts) for half in pair)
+    whole = config.get("save_projection", True) and not config.get("train_projection", False)
+    trained = ("neurolora_A_trained",) if config.get("train_projection", False) else ()
+    projection = ("neurolora_A", "neurolora_A_scale") if whole else trained
+    return ("neurolora_B", "neurolora_A_fingerprint", *projection)

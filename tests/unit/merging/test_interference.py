@@ -20,13 +20,13 @@ from neurolora.merging.interference import (
     sign_conflict,
 )
 
-O, D, R = 11, 7, 3
+OUT, D, R = 11, 7, 3
 
 
 def make(seed, with_A=True, r=R, scaling=0.5):
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    return Delta(draw(O, r), scaling, draw(r, D) if with_A else None)
+    return Delta(draw(OUT, r), scaling, draw(r, D) if with_A else None)
 
 
 def whole(delta):
@@ -43,7 +43,7 @@ def test_products_energy_and_cosine_are_those_of_whole_matrices(with_A):
     assert delta_cosine(first, second) == pytest.approx(float((one * two).sum() / one.norm() / two.norm()))
 
 
-def test_ranks_may_differ_where_A_is_there():
+def test_ranks_may_differ_in_whole_updates():
     first, second = make(1, r=2), make(2, r=5)
     assert inner_product(first, second) == pytest.approx(float((whole(first) * whole(second)).sum()))
 
@@ -80,7 +80,7 @@ def test_an_adapter_is_at_one_with_itself_and_against_its_negative(with_A):
 
 
 def test_nothing_conflicts_with_zero():
-    own, nothing = make(6), Delta(torch.zeros(O, R, dtype=torch.float64), 1.0, make(6).A)
+    own, nothing = make(6), Delta(torch.zeros(OUT, R, dtype=torch.float64), 1.0, make(6).A)
     assert delta_cosine(own, nothing) == 0.0
     assert energy(nothing) == 0.0
     assert sign_conflict(own, nothing).share == sign_conflict(own, nothing).weighted == 0.0
