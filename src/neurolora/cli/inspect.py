@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Adapters = Annotated[
     list[str],
     typer.Argument(
-        metavar="ADAPTER...",
+        metavar="ADAPTER",
         help="Folder (a run, a checkpoint) or hub name of an adapter; of several, to compare them.",
     ),
 ]

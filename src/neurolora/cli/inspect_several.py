@@ -52,7 +52,8 @@ def _with_progress(folders: Sequence[Path], inputs: Any) -> InterferenceReport:
     from neurolora.merging.interference_collection import compare_adapters
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages(), transient=True) as bar:
+    console = messages()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("comparing modules", total=None)
         return compare_adapters(
             folders,
@@ -90,4 +91,4 @@ def _module_table(report: InterferenceReport) -> Any:
         for name, module in zip(names, report.modules, strict=True)
     ]
     columns = ("module", *(pair_name(pair) for pair in report.pairs))
-    return plain_table("Cosine of the deltas, module by module", columns, rows)
+    return plain_table("Cosine of the deltas", columns, rows)

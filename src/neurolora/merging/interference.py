@@ -176,7 +176,8 @@ def _basis(columns: Tensor) -> Tensor:
     """An orthonormal basis (o, rank) in float64, the rank as torch.linalg.matrix_rank counts it."""
     left, sizes, _ = torch.linalg.svd(columns.double(), full_matrices=False)
     least = sizes[:1] * max(columns.shape) * torch.finfo(columns.dtype).eps
-    return left[:, sizes > least]
+    kept: Tensor = left[:, sizes > least]
+    return kept
 
 
 def _require_alike(first: Delta, second: Delta) -> None:

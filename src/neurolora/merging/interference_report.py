@@ -177,7 +177,7 @@ def gram(labels: Sequence[str], energies: Sequence[float], pairs: Sequence[PairN
     return table
 
 
-def predicted(table: Sequence[Sequence[float]], index: int) -> dict[str, float | None]:
+def predicted(table: Sequence[Sequence[float]], index: int) -> dict[str, Any]:
     """score, kept, foreign and others_over_own of one adapter, from the (T, T) inner products.
 
     With M = (1/T) sum of D_j: <M, D_i> = (1/T) sum_j G_ij and ||M||^2 = (1/T^2) sum_jl G_jl.

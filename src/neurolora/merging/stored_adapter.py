@@ -76,8 +76,8 @@ class StoredAdapter:
         import torch
 
         self.shape(module, part)
-        tensor = self.weights.get_tensor(self.modules[module][part])
-        tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        stored: Tensor = self.weights.get_tensor(self.modules[module][part])
+        tensor = stored.to(torch.promote_types(stored.dtype, torch.float32))
         if not bool(torch.isfinite(tensor).all()):
             wrong = int((~torch.isfinite(tensor)).sum())
             found = f"{wrong} of its {tensor.numel():,} entries are NaN or infinite"

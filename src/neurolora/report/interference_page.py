@@ -111,11 +111,15 @@ def module_rows(report: InterferenceReport) -> list[list[Any]]:
 
 
 def prediction_pictures(report: InterferenceReport) -> list[Picture]:
-    """The scores as bars, the greatest on top."""
+    """The scores as bars, the greatest on top, and beside them the energy, which moves them most."""
     scored = [one for one in report.by_score if one.score is not None]
-    values = [one.score or 0.0 for one in scored]
-    drawn = bars("Predicted loss when merged", "score", [one.label for one in scored], values, "adapters")
-    return [] if drawn is None else [drawn]
+    names = [one.label for one in scored]
+    drawn = [
+        bars("Predicted loss when merged", "score", names, [one.score or 0.0 for one in scored], "adapters"),
+        bars("Share of all energy", "share of the squared norms", names,
+             [one.energy_share for one in scored], "adapters"),
+    ]  # fmt: skip
+    return [picture for picture in drawn if picture is not None]
 
 
 def pair_pictures(report: InterferenceReport) -> list[Picture]:

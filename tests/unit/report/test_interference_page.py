@@ -29,7 +29,13 @@ def test_the_page_has_its_pictures_and_tables(report, tmp_path):
     titles = re.findall(r"<h3>(.*?)</h3>", text)
     measures = ["Cosine of the deltas", "Sign conflicts, by mass", "Overlap of the routing sets",
                 "Shared column space of B"]  # fmt: skip
-    assert titles == ["Predicted loss when merged", *measures, "Share of the energy", *measures]
+    assert titles == [
+        "Predicted loss when merged",
+        "Share of all energy",
+        *measures,
+        "Share of the energy",
+        *measures,
+    ]
     assert all(module.name in text for module in report.modules)
     assert "a × b" in text
     assert "||M - D||^2" in text
