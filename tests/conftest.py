@@ -35,6 +35,12 @@ def tiny() -> ModuleType:
     return _beside("tiny_models")
 
 
+@pytest.fixture(scope="session")
+def stored() -> ModuleType:
+    """`tests/stored_adapters.py`: adapter folders made by hand."""
+    return _beside("stored_adapters")
+
+
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No network, and one thread, whatever a test before has set."""

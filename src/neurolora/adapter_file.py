@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,15 @@ from neurolora.errors import AdapterError, explain
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
+#: Keys of a file by module and part.
+Keys = dict[str, dict[str, str]]
+#: The parts that together are one low-rank update: (A, B), by the names that their methods give them.
+PAIRS = (
+    ("neurolora_A_trained", "neurolora_B"),
+    ("neurolora_A", "neurolora_B"),
+    ("lora_A", "lora_B"),
+    ("lora_embedding_A", "lora_embedding_B"),
+)
 _PREFIX = re.compile(r"^base_model\.model\.")
 _PART = re.compile(r"^(?:(?P<module>.*)\.)?(?P<part>(?:neurolora|lora)_\w+)(?:\.(?:weight|default))?$")
 
@@ -85,3 +95,38 @@ def shape_of(weights: Any, key: str) -> tuple[int, ...]:
             )
         )
     return shape
+
+
+def method_name(config: dict[str, Any]) -> str:
+    """`NeuroLoRA`, `FlyLoRA` (the same tuner without a gate), or PEFT's own name of the method."""
+    if config["peft_type"] == "NEUROLORA":
+        return "FlyLoRA" if config.get("gate") == "none" else "NeuroLoRA"
+    return {"LORA": "LoRA"}.get(config["peft_type"], str(config["peft_type"]))
+
+
+def group_keys(weights: Any) -> tuple[Keys, list[str]]:
+    """Keys by module and part, and those of no adapter part."""
+    modules: Keys = defaultdict(dict)
+    others = []
+    for key in weights.keys():  # noqa: SIM118 - the opened file is no mapping
+        place = split_key(key)
+        if place is None:
+            others.append(key)
+        else:
+            modules[place[0]][place[1]] = key
+    return dict(modules), others
+
+
+def pair_of(parts: dict[str, str]) -> tuple[str, str] | None:
+    """The names of A and B of a module that has a B; A itself may be absent (only its seed was saved)."""
+    pairs = [pair for pair in PAIRS if pair[1] in parts]
+    return next((pair for pair in pairs if pair[0] in parts), pairs[-1] if pairs else None)
+
+
+def sorted_modules(modules: Keys) -> list[tuple[str, dict[str, str]]]:
+    """Modules with a B, in the order of the model: numbers in names count as numbers."""
+
+    def order(item: tuple[str, Any]) -> list[tuple[bool, int, str]]:
+        return [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in item[0].split(".")]
+
+    return sorted(((name, parts) for name, parts in modules.items() if pair_of(parts)), key=order)

@@ -1,6 +1,7 @@
-"""`neurolora inspect ADAPTER`: what an adapter folder holds, as text, JSON or a page.
+"""`neurolora inspect ADAPTER ...`: what an adapter folder holds, as text, JSON or a page.
 
-Room: cli. It reads options and prints; the counting is done in `neurolora.report.inspection`.
+Room: cli. It reads options and prints; the counting is done in `neurolora.report.inspection`. Two or more
+adapters go to `inspect_several.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import typer
 
 from neurolora.cli.console import messages, print_json, results
 from neurolora.cli.evaluate import BaseModel, Device, Dtype, Mismatch
+from neurolora.cli.tables import pairs_table, plain_table
 from neurolora.errors import ConfigError, DataError, explain
 
 if TYPE_CHECKING:
@@ -20,8 +22,12 @@ if TYPE_CHECKING:
 
     from neurolora.report.inspection import AdapterFacts
 
-Adapter = Annotated[
-    str, typer.Argument(metavar="ADAPTER", help="Folder (a run, a checkpoint) or hub name of an adapter.")
+Adapters = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ADAPTER",
+        help="Folder (a run, a checkpoint) or hub name of an adapter; of several, to compare them.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a self-contained page too.")]
@@ -35,7 +41,7 @@ MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of t
 
 
 def inspect_command(
-    adapter: Adapter,
+    adapters: Adapters,
     as_json: AsJson = False,
     html: Html = None,
     text: Text = None,
@@ -45,17 +51,43 @@ def inspect_command(
     dtype: Dtype = None,
     allow_base_mismatch: Mismatch = False,
 ) -> None:
-    """Show what an adapter folder holds: kind, parameters counted, fingerprints, norms, orthogonality.
+    """Show what an adapter folder holds, or what several adapters have against each other.
 
-    Only the adapter's own files are read, whatever the size of its base. With --text the base model is
-    loaded and run, to show how often each rank is used. Plain LoRA adapters are read too.
+    One adapter: kind, parameters counted, fingerprints, norms, orthogonality. With --text the base model is
+    loaded and run, to show how often each rank is used.
+
+    Two or more: the interference of each pair in each module they have in common (cosine of the deltas,
+    sign conflicts, energy, overlap of the routing sets, column spaces of B), and which of them will lose
+    most when merged. Routing is compared on random inputs, or with --text on what the base model makes of
+    the texts.
+
+    Only the adapters' own files are read unless there is a --text, whatever the size of the base. Plain LoRA
+    adapters are read too.
     """
-    from neurolora.report.inspection import inspect_adapter
-
     if base_model and not text:
         do = "Add --text FILE, or leave out --base-model: without a text the base is not needed"
         raise ConfigError(explain("inspect --base-model", "there is no text to run", do))
-    folder = find_folder(adapter)
+    model: dict[str, Any] = {
+        "base_model": base_model,
+        "dtype": dtype,
+        "device": device,
+        "max_tokens": max_tokens,
+        "allow_base_mismatch": allow_base_mismatch,
+    }
+    folders = [find_folder(adapter) for adapter in adapters]
+    if len(folders) == 1:
+        _inspect_one(folders[0], text or [], as_json, html, model)
+        return
+    from neurolora.cli.inspect_several import inspect_several
+
+    inspect_several(folders, [read_text(path) for path in text or []], as_json, html, **model)
+
+
+def _inspect_one(
+    folder: Path, text: list[Path], as_json: bool, html: Path | None, model: dict[str, Any]
+) -> None:
+    from neurolora.report.inspection import inspect_adapter
+
     facts = inspect_adapter(folder)
     routing = None
     if text:
@@ -63,15 +95,7 @@ def inspect_command(
 
         texts = [read_text(path) for path in text]
         with messages().status("running the model over the texts"):
-            routing = measure_routing(
-                folder,
-                texts,
-                base_model=base_model,
-                dtype=dtype,
-                device=device,
-                max_tokens=max_tokens,
-                allow_base_mismatch=allow_base_mismatch,
-            )
+            routing = measure_routing(folder, texts, **model)
     if html is not None:
         from neurolora.report.inspection_page import write_inspection_report
 
@@ -109,22 +133,12 @@ def show(facts: AdapterFacts, routing: dict[str, Any] | None, console: Console) 
 
     console.print(f"{facts.method} adapter {facts.path}", style="bold", markup=False)
     rows = [("Base model", spell(facts.base_model)), ("Adapter", describe_adapter(facts.config))]
-    console.print(_pairs([*rows, *parameter_rows(facts), *fingerprint_rows(facts)]))
+    console.print(pairs_table([*rows, *parameter_rows(facts), *fingerprint_rows(facts)]))
     for note in facts.notes:
         console.print(f"Note: {note}", style="yellow", markup=False)
     console.print(_module_table(facts))
     if routing is not None:
         console.print(_routing_table(routing))
-
-
-def _pairs(rows: list[tuple[str, str]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text as Plain
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in rows:
-        table.add_row(Plain(name), Plain(value, overflow="fold"))
-    return table
 
 
 #: Of the page's columns, those that fit on a terminal, under shorter names.
@@ -136,7 +150,9 @@ def _module_table(facts: AdapterFacts) -> Table:
     from neurolora.report.inspection_page import module_row
 
     rows = [module_row(facts, index)[: len(SHORT)] for index in range(len(facts.modules))]
-    return _table("Modules", SHORT, _with_names(rows, short_names([module.name for module in facts.modules])))
+    return plain_table(
+        "Modules", SHORT, _with_names(rows, short_names([module.name for module in facts.modules]))
+    )
 
 
 def _routing_table(routing: dict[str, Any]) -> Table:
@@ -146,24 +162,8 @@ def _routing_table(routing: dict[str, Any]) -> Table:
     table = layer_table(routing)
     names = short_names([layer["name"] for layer in routing["layers"]])
     title = f"Routing (every rank used alike would be {routing['top_k'] / routing['r']:.4g})"
-    return _table(title, table["columns"], _with_names(table["rows"], names))
+    return plain_table(title, table["columns"], _with_names(table["rows"], names))
 
 
 def _with_names(rows: list[list[Any]], names: list[str]) -> list[list[Any]]:
     return [[name, *row[1:]] for name, row in zip(names, rows, strict=True)]
-
-
-def _table(title: str, columns: Any, rows: list[list[Any]]) -> Table:
-    """A table without the columns in which no row has anything."""
-    from rich.table import Table
-    from rich.text import Text as Plain
-
-    from neurolora.report.page import number
-
-    kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for i in kept:
-        table.add_column(columns[i], justify="left" if i == 0 else "right", overflow="fold", no_wrap=i > 0)
-    for row in rows:
-        table.add_row(*(Plain(number(row[i])) for i in kept))
-    return table

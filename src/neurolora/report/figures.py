@@ -1,6 +1,6 @@
 """The pictures of the reports, each a function of plain numbers.
 
-Room: report. Called by `training.py` and `inspection_page.py`. No file is read or written here.
+Room: report. Called by `training.py`, `inspection_page.py`, `heatmaps.py`. No file is read or written here.
 Colours are Okabe and Ito's, and cividis: both can be told apart by colour-blind readers.
 """
 
@@ -72,7 +72,7 @@ def routing_heatmap(names: Sequence[str], frequencies: Sequence[Sequence[float]]
     """One row a layer, one column a rank: the share of tokens for which the rank was active."""
     table = _rectangle(frequencies)
     even = k / r
-    with canvas(_tall(len(names)) + 0.5) as (figure, axes):
+    with canvas(tall(len(names)) + 0.5) as (figure, axes):
         top = max(1.6 * even, float(np.nanmax(table, initial=0.0)), 1e-9)
         image = axes.imshow(table, aspect="auto", cmap="cividis", vmin=0, vmax=top, interpolation="none")
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.9, pad=0.02, aspect=30)
@@ -81,7 +81,7 @@ def routing_heatmap(names: Sequence[str], frequencies: Sequence[Sequence[float]]
         bar.ax.axvline(even, color="black", linewidth=1.8)
         bar.set_label(f"share of tokens with the rank active (line: k/r = {even:.3g}, every rank alike)")
         axes.set(xlabel="rank")
-        _label_rows(axes, names)
+        label_rows(axes, names)
         axes.spines[:].set_visible(False)
         description = (
             f"How often each of {r} ranks is used in {len(names)} layers: "
@@ -113,8 +113,8 @@ def rank_use(frequencies: Sequence[Sequence[float]], k: int, r: int) -> Picture:
 
 def gate_spread(layers: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Picture:
     """One row a layer: the gate's least to greatest value, the ranks' means, and the mean of these."""
-    thick = min(4.5, 45 * _tall(len(layers)) / len(layers))
-    with canvas(_tall(len(layers)) + 0.4) as (figure, axes):
+    thick = min(4.5, 45 * tall(len(layers)) / len(layers))
+    with canvas(tall(len(layers)) + 0.4) as (figure, axes):
         for row, layer in enumerate(layers):
             means = np.asarray(layer["gate_mean"], dtype=float)
             axes.plot(
@@ -125,7 +125,7 @@ def gate_spread(layers: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Pi
         axes.axvline(1.0, color=INK, linestyle="--", linewidth=1)
         axes.set(xlabel="gate m (dashed: m = 1, no modulation)")
         axes.set_ylim(len(layers) - 0.4, -0.6)
-        _label_rows(axes, names)
+        label_rows(axes, names)
         least = min(float(layer["gate_min"]) for layer in layers)
         most = max(float(layer["gate_max"]) for layer in layers)
         description = (
@@ -135,19 +135,21 @@ def gate_spread(layers: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Pi
         return Picture("Gate spread in each layer", to_svg(figure), description)
 
 
-def bars(title: str, xlabel: str, names: Sequence[str], values: Sequence[float]) -> Picture | None:
+def bars(
+    title: str, xlabel: str, names: Sequence[str], values: Sequence[float], rows: str = "modules"
+) -> Picture | None:
     """One horizontal bar a row; a value that is not finite has no bar. None without rows."""
     if not names:
         return None
     drawn = [value if np.isfinite(value) else 0.0 for value in values]
-    with canvas(_tall(len(names)) + 0.3) as (figure, axes):
+    with canvas(tall(len(names)) + 0.3) as (figure, axes):
         axes.barh(range(len(names)), drawn, color=SERIES[0], height=0.7)
         axes.set(xlabel=xlabel)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="x")
         axes.set_axisbelow(True)
-        _label_rows(axes, names)
-        description = f"From {min(drawn):.4g} to {max(drawn):.4g} over {len(names)} modules"
+        label_rows(axes, names)
+        description = f"From {min(drawn):.4g} to {max(drawn):.4g} over {len(names)} {rows}"
         return Picture(title, to_svg(figure), description)
 
 
@@ -159,7 +161,7 @@ def intervals(
     reference: float,
 ) -> Picture:
     """One row a name: a dot at the middle value, a line from the low to the high one; dashed: `reference`."""
-    with canvas(_tall(len(names)) + 0.3) as (figure, axes):
+    with canvas(tall(len(names)) + 0.3) as (figure, axes):
         for row, (middle, low, high) in enumerate(values):
             axes.plot([low, high], [row, row], color=SERIES[0], linewidth=3.5, alpha=0.5, zorder=2)
             axes.plot([middle], [row], "o", color=SERIES[0], markersize=5, zorder=3)
@@ -170,7 +172,7 @@ def intervals(
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.margins(x=0.12)
         axes.grid(axis="x")
-        _label_rows(axes, names)
+        label_rows(axes, names)
         told = "; ".join(f"{name}: {middle:.3f}" for name, (middle, _, _) in zip(names, values, strict=True))
         return Picture(title, to_svg(figure), told)
 
@@ -205,11 +207,12 @@ def _rectangle(rows: Sequence[Sequence[float]]) -> np.ndarray[Any, Any]:
     return table
 
 
-def _tall(rows: int) -> float:
+def tall(rows: int) -> float:
+    """Height in inches of a picture with this many rows."""
     return max(1.6, 0.9 + ROW_HEIGHT * min(rows, MOST_LABELS) + 0.01 * max(0, rows - MOST_LABELS))
 
 
-def _label_rows(axes: Any, names: Sequence[str]) -> None:
+def label_rows(axes: Any, names: Sequence[str]) -> None:
     """Every row's name if they fit, else every n-th."""
     every = -(-len(names) // MOST_LABELS)
     axes.set_yticks(range(0, len(names), every), list(names)[::every], fontsize=8.5)

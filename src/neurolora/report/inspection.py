@@ -7,29 +7,31 @@ Tensors are read one at a time, so that the size of the adapter does not matter.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurolora.adapter_file import WEIGHTS, open_weights, read_adapter_config, shape_of, split_key
-from neurolora.errors import AdapterError, FingerprintMismatchError, explain
+from neurolora.adapter_file import (
+    PAIRS,
+    WEIGHTS,
+    Keys,
+    group_keys,
+    method_name,
+    open_weights,
+    pair_of,
+    read_adapter_config,
+    shape_of,
+    sorted_modules,
+)
+from neurolora.errors import AdapterError, explain
+from neurolora.merging.projections import read_projection
 from neurolora.provenance import fingerprint_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Keys = dict[str, dict[str, str]]
-#: The parts that together are one low-rank update: (A, B), by the names that their methods give them.
-PAIRS = (
-    ("neurolora_A_trained", "neurolora_B"),
-    ("neurolora_A", "neurolora_B"),
-    ("lora_A", "lora_B"),
-    ("lora_embedding_A", "lora_embedding_B"),
-)
 GATE = "neurolora_gate_"
 GATE_PARTS = {"token": ("W1", "W2", "gamma", "beta"), "static": ("gamma",), "none": ()}
-ENTRIES_A_BYTE = 4
 NOT_TRAINED = ("neurolora_A", "neurolora_A_scale", "neurolora_A_fingerprint", "neurolora_bias")
 
 
@@ -102,7 +104,7 @@ def inspect_adapter(folder: Path | str) -> AdapterFacts:
     folder = Path(folder)
     config = read_adapter_config(folder)
     with open_weights(folder) as weights:
-        modules, others = _group(weights)
+        modules, others = group_keys(weights)
         _check_parts(folder, config, modules)
         facts = [_module_facts(weights, name, parts) for name, parts in sorted_modules(modules)]
         other = sum(math.prod(shape_of(weights, key)) for key in others)
@@ -119,45 +121,10 @@ def inspect_adapter(folder: Path | str) -> AdapterFacts:
     )
 
 
-def method_name(config: dict[str, Any]) -> str:
-    """`NeuroLoRA`, `FlyLoRA` (the same tuner without a gate), or PEFT's own name of the method."""
-    if config["peft_type"] == "NEUROLORA":
-        return "FlyLoRA" if config.get("gate") == "none" else "NeuroLoRA"
-    return {"LORA": "LoRA"}.get(config["peft_type"], str(config["peft_type"]))
-
-
-def sorted_modules(modules: Keys) -> list[tuple[str, dict[str, str]]]:
-    """Modules with a B, in the order of the model: numbers in names count as numbers."""
-
-    def order(item: tuple[str, Any]) -> list[tuple[bool, int, str]]:
-        return [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in item[0].split(".")]
-
-    return sorted(((name, parts) for name, parts in modules.items() if _pair(parts)), key=order)
-
-
-def _group(weights: Any) -> tuple[Keys, list[str]]:
-    """Keys by module and part, and those of no adapter part."""
-    modules: Keys = defaultdict(dict)
-    others = []
-    for key in weights.keys():  # noqa: SIM118 - the opened file is no mapping
-        place = split_key(key)
-        if place is None:
-            others.append(key)
-        else:
-            modules[place[0]][place[1]] = key
-    return dict(modules), others
-
-
-def _pair(parts: dict[str, str]) -> tuple[str, str] | None:
-    """The names of A and B of a module that has a B; A itself may be absent (only its seed was saved)."""
-    pairs = [pair for pair in PAIRS if pair[1] in parts]
-    return next((pair for pair in pairs if pair[0] in parts), pairs[-1] if pairs else None)
-
-
 def _check_parts(folder: Path, config: dict[str, Any], modules: Keys) -> None:
     """Every module has the parts that the config promises. Raises AdapterError that lists what is missing."""
     asked = f"reading {folder / WEIGHTS}"
-    if not any(_pair(parts) for parts in modules.values()):
+    if not any(pair_of(parts) for parts in modules.values()):
         found = f"no tensor of a low-rank adapter in it (peft_type {config['peft_type']})"
         raise AdapterError(explain(asked, found, "`inspect` reads NeuroLoRA, FlyLoRA and LoRA adapters"))
     routed = config["peft_type"] == "NEUROLORA"
@@ -204,7 +171,7 @@ def _missing_gates(config: dict[str, Any], modules: Keys) -> list[str]:
 def _module_facts(weights: Any, name: str, parts: dict[str, str]) -> ModuleFacts:
     import torch
 
-    part_A, part_B = _pair(parts) or ("", "")
+    part_A, part_B = pair_of(parts) or ("", "")
     shapes = {part: shape_of(weights, key) for part, key in parts.items()}
     if len(shapes[part_B]) < 2:
         found = f"B is no matrix, its shape is {shapes[part_B]}"
@@ -213,7 +180,7 @@ def _module_facts(weights: Any, name: str, parts: dict[str, str]) -> ModuleFacts
     _check_ranks(name, r, part_A, shapes)
     in_features = _in_features(shapes, part_A)
     if part_A == "neurolora_A" and part_A in parts:
-        in_features = checked_width(weights, name, parts, in_features)
+        in_features = read_projection(weights, name, parts, in_features).values.shape[1]
     projection = r * in_features if in_features and part_A in shapes else 0
     trained = sum(math.prod(shape) for part, shape in shapes.items() if part not in (part_A, *NOT_TRAINED))
     gate = {part: key for part, key in parts.items() if part.startswith(GATE)}
@@ -250,41 +217,6 @@ def _in_features(shapes: dict[str, tuple[int, ...]], part_A: str) -> int | None:
     if part_A not in shapes or part_A == "neurolora_A":
         return None
     return math.prod(shapes[part_A][1:])
-
-
-def checked_width(weights: Any, name: str, parts: dict[str, str], width: int | None) -> int:
-    """The number of columns of a stored A whose fingerprint is the one stored beside it.
-
-    A packed A has four entries a byte, so without a gate there are four widths that it could have.
-    Raises FingerprintMismatchError if A is none of them.
-    """
-    import torch
-
-    from neurolora.core.projection import Projection, fingerprint, unpack_ternary
-
-    stored = weights.get_tensor(parts["neurolora_A"])
-    scale = float(weights.get_tensor(parts["neurolora_A_scale"]).flatten()[0])
-    digest = weights.get_tensor(parts["neurolora_A_fingerprint"]).flatten().to(torch.uint8)
-    recorded = bytes(digest.tolist()).hex()
-    packed = stored.dtype == torch.uint8
-    most = stored.shape[1] * (ENTRIES_A_BYTE if packed else 1)
-    widths = [width] if width else range(most, most - ENTRIES_A_BYTE if packed else most - 1, -1)
-    found = "nothing that can be read"
-    for columns in widths:
-        try:
-            values = unpack_ternary(stored, columns) if packed else stored
-        except AdapterError:
-            continue
-        found = fingerprint(Projection(values, scale))
-        if found == recorded:
-            return columns
-    raise FingerprintMismatchError(
-        explain(
-            f"checking the projection A of {name}",
-            f"its fingerprint is {found[:16]}, but {recorded[:16]} is stored beside it",
-            "The file is damaged: copy or save it again",
-        )
-    )
 
 
 def mean_squared_cosine(columns: Tensor) -> float:

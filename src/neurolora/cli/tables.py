@@ -1,0 +1,39 @@
+"""Tables for people on a terminal.
+
+Room: cli. `inspect.py` and `inspect_several.py` call it; the rows come from the report's own tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def pairs_table(rows: Sequence[tuple[str, str]]) -> Table:
+    """Names and values, without a head."""
+    from rich.table import Table
+    from rich.text import Text as Plain
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in rows:
+        table.add_row(Plain(name), Plain(value, overflow="fold"))
+    return table
+
+
+def plain_table(title: str, columns: Any, rows: Sequence[Sequence[Any]]) -> Table:
+    """A table without the columns in which no row has anything."""
+    from rich.table import Table
+    from rich.text import Text as Plain
+
+    from neurolora.report.page import number
+
+    kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for i in kept:
+        table.add_column(columns[i], justify="left" if i == 0 else "right", overflow="fold", no_wrap=i > 0)
+    for row in rows:
+        table.add_row(*(Plain(number(row[i])) for i in kept))
+    return table
