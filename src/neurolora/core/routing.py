@@ -30,6 +30,12 @@ def routing_score(h_mod: Tensor, routing: Routing = "abs", bias: Tensor | None =
     return score if bias is None else score + bias.detach()
 
 
+def block_top_k_mask(score: Tensor, k: int, blocks: int = 1) -> Tensor:
+    """`top_k_mask` in each of as many equal parts of the last dimension: bool (..., r)."""
+    parts = score.view(*score.shape[:-1], blocks, score.shape[-1] // blocks)
+    return top_k_mask(parts, k).flatten(-2)
+
+
 def top_k_mask(score: Tensor, k: int) -> Tensor:
     """True at the k largest entries of the last dimension (Eq. 5): bool (..., r), exactly k a row.
 

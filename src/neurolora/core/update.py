@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from neurolora.core.routing import Routing, routing_score, top_k_mask
+from neurolora.core.routing import Routing, block_top_k_mask, routing_score
 
 
 def low_rank_activations(x: Tensor, A: Tensor, m: Tensor | None) -> Tensor:
@@ -44,8 +44,6 @@ def adapter_update(
     Raises ConfigError for top_k outside 1..r / blocks or an unknown routing.
     """
     h_mod = low_rank_activations(x, A, modulation)
-    score = routing_score(h_mod, routing, bias)
-    by_block = score.view(*score.shape[:-1], blocks, score.shape[-1] // blocks)
-    mask = top_k_mask(by_block, top_k).flatten(-2)
+    mask = block_top_k_mask(routing_score(h_mod, routing, bias), top_k, blocks)
     selected = h_mod.masked_fill(~mask, 0.0)
     return scaling * functional.linear(selected, B), mask

@@ -7,7 +7,7 @@ two tensors at a time.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,15 +19,14 @@ from neurolora.errors import AdapterError, explain
 from neurolora.merging.arithmetic import Coefficients, linear
 from neurolora.merging.checks import Verdict
 from neurolora.merging.differences import alpha_over_r
+from neurolora.merging.likeness import GATE, UP
 from neurolora.merging.request import MergeRequest
 from neurolora.merging.sources import AdapterSource, TensorStream
 
-UP = "neurolora_B"
-GATE = "neurolora_gate_"
 BIAS = "neurolora_bias"
 
 Progress = Callable[[int, int], None]
-Combine = Callable[[TensorStream, Coefficients], Tensor]
+Combine = Callable[[Iterable[Tensor], Coefficients], Tensor]
 
 
 def ignore(done: int, total: int) -> None:
@@ -47,10 +46,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Assembled:
-    """What goes into the merged adapter's two files."""
+    """What goes into the merged adapter's two files, and what a reader should know of how it was made."""
 
     tensors: dict[str, Tensor]
     config: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def assemble_by_tensor(combine: Combine, job: Job) -> Assembled:
@@ -98,7 +98,7 @@ def _merged(key: str, combine: Combine, job: Job) -> Tensor:
         weights = gate_weights(job.numbers, len(job.sources), job.request.method)
         merged = linear(TensorStream(job.sources, key), Coefficients(weights, normalize=True))
     else:
-        return job.sources[0].read(key)
+        return job.sources[0].get_tensor(key)
     if job.request.dtype is not None and part != BIAS:
         merged = merged.to(getattr(torch, job.request.dtype))
     if not bool(torch.isfinite(merged).all()):

@@ -32,7 +32,7 @@ def merge_card(
     values = {
         "front": front_matter(config),
         "name": name,
-        "kind": "FlyLoRA" if config.get("gate") == "none" else "NeuroLoRA",
+        "kind": _kind(config),
         "loader": LOADERS.get(str(config.get("task_type")), "AutoPeftModel"),
         "method": recipe["merge_method"],
         "base": _public(config.get("base_model_name_or_path")),
@@ -43,6 +43,12 @@ def merge_card(
     }
     text: str = _environment().get_template("model_card.md.j2").render(**values)
     return text
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    if config["peft_type"] == "LORA":
+        return "LoRA"
+    return "FlyLoRA" if config.get("gate") == "none" else "NeuroLoRA"
 
 
 def front_matter(config: Mapping[str, Any]) -> str:

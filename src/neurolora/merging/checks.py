@@ -99,10 +99,11 @@ def _first(lines: list[str]) -> list[str]:
 
 RETRAIN = "Merge adapters that were trained alike"
 CHECKS = (
-    Check("method", other.kinds, "Only adapters of NeuroLoRA and FlyLoRA can be merged"),
+    Check("method", other.kinds, "Adapters of NeuroLoRA and FlyLoRA can be merged, or adapters of LoRA"),
     Check("complete", other.missing_tensors, "The file is incomplete: save or copy it again"),
     Check("modules", other.modules, RETRAIN),
-    Check("ranks", other.settings("r"), RETRAIN),
+    Check("ranks", other.settings("r", "blocks"), RETRAIN),
+    Check("block_ranks", other.block_ranks, RETRAIN),
     Check("gate", other.gates, RETRAIN),
     Check("shapes", other.shapes, RETRAIN),
     Check("A", other.projections, "For adapters of different A use merge_method: concat"),

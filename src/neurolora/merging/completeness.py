@@ -16,6 +16,8 @@ def missing_parts(source: AdapterSource) -> list[str]:
     """Keys, or for a shared gate parts, that are not there; a file without any module lacks them all."""
     if not source.modules:
         return ["every tensor of an adapter"]
+    if source.config["peft_type"] == "LORA":
+        return _missing_halves(source)
     gate = [f"neurolora_gate_{part}" for part in GATE_PARTS.get(source.config.get("gate", "token"), ())]
     promised = _promised(source.config, gate)
     missing = [
@@ -26,6 +28,18 @@ def missing_parts(source: AdapterSource) -> list[str]:
     present = {part for parts in source.modules.values() for part in parts}
     shared = sorted(set(gate) - promised - present)
     return missing + [f"{part} (shared) in every module" for part in shared]
+
+
+def _missing_halves(source: AdapterSource) -> list[str]:
+    """Of plain LoRA, the A that goes with a B and the B that goes with an A."""
+    pairs = (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B"))
+    return [
+        f"{module}.{half}"
+        for module, parts in source.modules.items()
+        for pair in pairs
+        for half in pair
+        if set(pair) & set(parts) and half not in parts
+    ]
 
 
 def _promised(config: dict[str, Any], gate: list[str]) -> set[str]:

@@ -22,11 +22,15 @@ from neurolora.merging.sources import AdapterSource
 
 Sources = Sequence[AdapterSource]
 MOST_SHOWN = 5
+ROUTED, LORA = "NEUROLORA", "LORA"
+#: PEFT's names of the methods whose adapters can be merged, each with its own kind.
+FAMILIES = (ROUTED, LORA)
 
 #: What a config means where it does not say.
 DEFAULTS: dict[str, Any] = {
     "r": 32, "top_k": 8, "lora_alpha": 16, "routing": "abs", "gate": "token", "gate_sharing": "module",
-    "gate_dim": 64, "load_balance_rate": 0.0, "train_projection": False,
+    "gate_dim": 64, "blocks": 1, "load_balance_rate": 0.0, "train_projection": False,
+    "base_model_name_or_path": None,
 }  # fmt: skip
 
 
@@ -67,9 +71,21 @@ def gates(sources: Sources) -> list[str]:
 
 
 def kinds(sources: Sources) -> list[str]:
-    """Adapters of another PEFT method."""
+    """Adapters of another PEFT method than the first's, or of one that cannot be merged here."""
+    wanted = sources[0].config["peft_type"]
+    wanted = wanted if wanted in FAMILIES else FAMILIES[0]
     found = [(source.folder, source.config["peft_type"]) for source in sources]
-    return [f"{folder} is of type {kind}" for folder, kind in found if kind != "NEUROLORA"]
+    return [f"{folder} is of type {kind}, not {wanted}" for folder, kind in found if kind != wanted]
+
+
+def block_ranks(sources: Sources) -> list[str]:
+    """Blocks of another rank than the first's."""
+    ranks = [int(setting(s.config, "r")) // int(setting(s.config, "blocks")) for s in sources]
+    return [
+        f"a block has {ranks[0]} ranks in {sources[0].folder} and {rank} in {source.folder}"
+        for source, rank in zip(sources[1:], ranks[1:], strict=True)
+        if rank != ranks[0]
+    ]
 
 
 def missing_tensors(sources: Sources) -> list[str]:
@@ -147,6 +163,8 @@ def tokenizers(sources: Sources) -> list[str]:
 def bases(sources: Sources) -> list[str]:
     """Other base models, where fingerprints were saved."""
     problems = []
+    if not any(source.config.get("base_fingerprint") for source in sources):
+        return settings("base_model_name_or_path")(sources)  # all that other methods write down
     for first, other in _pairs([source for source in sources if source.config.get("base_fingerprint")]):
         found = base_difference(first.config["base_fingerprint"], other.config["base_fingerprint"])
         problems += [f"{first.folder} and {other.folder} were trained on {found}"] if found else []

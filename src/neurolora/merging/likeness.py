@@ -6,37 +6,64 @@ and says in plain words what differs, with both values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from neurolora.core.projection import Projection, fingerprint, unpack_ternary
-from neurolora.errors import AdapterError
+from neurolora.core.projection import Projection, fingerprint
+from neurolora.errors import AdapterError, FingerprintMismatchError, explain
+from neurolora.merging.projections import drawn_projection, read_projection, recorded_fingerprint
 from neurolora.merging.sources import AdapterSource
 from neurolora.provenance import fingerprint_file
 from neurolora.tuner.fingerprint import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, SHARE_THAT_MAY_DIFFER
 
+UP, GATE = "neurolora_B", "neurolora_gate_"
 A, TRAINED_A = "neurolora_A", "neurolora_A_trained"
 SCALE, FINGERPRINT = "neurolora_A_scale", "neurolora_A_fingerprint"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 SHOWN = 16
-ENTRIES_A_BYTE = 4
 
 
 def recorded_projection(source: AdapterSource, module: str) -> str:
     """The fingerprint of A that is stored beside a module's B, in hex."""
-    digest = source.read(source.modules[module][FINGERPRINT]).flatten().to(torch.uint8)
-    return bytes(digest.tolist()).hex()
+    return recorded_fingerprint(source, source.modules[module][FINGERPRINT])
 
 
 def is_what_it_says(source: AdapterSource, module: str) -> bool:
     """Whether a stored A has the fingerprint stored beside it; True where only the seed was saved."""
-    stored = _stored(source, module)
-    recorded = recorded_projection(source, module)
-    return stored is None or any(found == recorded for found in _fingerprints(*stored))
+    parts = source.modules[module]
+    if A not in parts and TRAINED_A not in parts:
+        return True
+    try:
+        projection_of(source, module)
+    except FingerprintMismatchError:
+        return False
+    return True
+
+
+def projection_of(source: AdapterSource, module: str) -> Projection:
+    """A of one module, stored, trained, or drawn again from its seed where only that was saved.
+
+    Raises AdapterError if the width of an A that was not saved is not known; FingerprintMismatchError if A is
+    not what the file says it is.
+    """
+    parts = source.modules[module]
+    if A in parts:
+        return read_projection(source, module, parts)
+    if TRAINED_A in parts:
+        found = Projection(source.get_tensor(parts[TRAINED_A]), 1.0)
+        if fingerprint(found) != recorded_projection(source, module):
+            do = "The file is damaged: copy or save it again"
+            raise FingerprintMismatchError(explain(f"reading A of {module}", "it is not what it says", do))
+        return found
+    if f"{GATE}W1" not in parts:
+        do = "Save the adapter with save_projection=True"
+        raise AdapterError(explain(f"reading A of {module} in {source.folder}", "only its seed is there", do))
+    r, width = (source.entries[parts[part]].shape[1] for part in (UP, f"{GATE}W1"))
+    return drawn_projection(source.config, module, r, width, recorded_projection(source, module))
 
 
 def same_stored_projection(source: AdapterSource, other: AdapterSource, module: str) -> bool:
@@ -50,20 +77,7 @@ def same_stored_projection(source: AdapterSource, other: AdapterSource, module: 
 def _stored(source: AdapterSource, module: str) -> tuple[Tensor, float] | None:
     parts = source.modules[module]
     key = parts.get(A) or parts.get(TRAINED_A)
-    return (source.read(key), float(source.read(parts[SCALE]).flatten()[0])) if key else None
-
-
-def _fingerprints(stored: Tensor, scale: float) -> Iterator[str]:
-    """Of a stored A; a packed one has four entries a byte, so there are four widths that it could have."""
-    if stored.dtype != torch.uint8 or stored.dim() != 2:
-        yield fingerprint(Projection(stored, scale))
-        return
-    most = stored.shape[1] * ENTRIES_A_BYTE
-    for columns in range(most, most - ENTRIES_A_BYTE, -1):
-        try:
-            yield fingerprint(Projection(unpack_ternary(stored, columns), scale))
-        except AdapterError:
-            continue
+    return (source.get_tensor(key), float(source.get_tensor(parts[SCALE]).flatten()[0])) if key else None
 
 
 def same_bytes(first: Tensor, second: Tensor) -> bool:
@@ -116,5 +130,5 @@ def head_differences(first: AdapterSource, other: AdapterSource) -> list[str]:
     """Tensors beside the adapter (modules_to_save) that one lacks, or that are not the same in both."""
     lacking = sorted(set(first.others) ^ set(other.others))
     shared = [key for key in first.others if key in set(other.others)]
-    differing = [key for key in shared if not same_bytes(first.read(key), other.read(key))]
+    differing = [key for key in shared if not same_bytes(first.get_tensor(key), other.get_tensor(key))]
     return [f"{key} is in one of them only" for key in lacking] + [f"{key} differs" for key in differing]

@@ -134,17 +134,17 @@ def merge_request(
     _refuse_output(request, Path(output), overwrite)
     with ExitStack() as stack:
         sources = open_adapters([parent.path for parent in request.parents], stack)
-        verdict = examine(sources, row.checks, force)
+        verdict = examine(sources, row.way(sources).checks, force)
         verdict.require()
         job = Job(sources, request, coefficients(row, request), verdict, progress or ignore)
-        made = row.assemble(job)
+        made = row.way(sources).assemble(job)
         parents = _parent_facts(job)
         result = MergeResult(
             output=str(output),
             recipe=request.to_recipe(),
             parents=parents,
             forced=verdict.overridden,
-            notes=verdict.notes,
+            notes=(*verdict.notes, *made.notes),
             tensors=len(made.tensors),
             seconds=0.0,
         )
@@ -163,11 +163,11 @@ def examine_merge(request: MergeRequest, *, force: Iterable[str] = (), values: b
     row = require_sound(request)
     with ExitStack() as stack:
         sources = open_adapters([parent.path for parent in request.parents], stack)
-        verdict = examine(sources, row.checks, force)
+        verdict = examine(sources, row.way(sources).checks, force)
         if values:
             for source in sources:
                 for key in source.entries:
-                    source.read(key)
+                    source.get_tensor(key)
         first = sources[0]
         return MergePlan(request.to_recipe(), verdict, len(first.modules), len(first.entries))
 

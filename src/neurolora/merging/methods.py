@@ -1,8 +1,8 @@
 """The ways of merging and the numbers they take, as rows; and whether a request fits its row.
 
-Room: merging. A row's `assemble` makes the whole adapter out of its opened parents. Most go tensor by tensor
-(`by_tensor.py`, with a function of `arithmetic.py`); a method that does not, such as one that puts adapters
-side by side, has an `assemble` of its own, and names in `checks` what its parents must have in common.
+Room: merging. A row has a way for routed adapters and one for plain LoRA; a way's `assemble` makes the whole
+adapter out of its opened parents, and its `checks` name what these must have in common. Most routed ones go
+tensor by tensor (`by_tensor.py`, with a function of `arithmetic.py`); `concat` puts adapters side by side.
 """
 
 from __future__ import annotations
@@ -11,45 +11,70 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neurolora.errors import ConfigError
 from neurolora.merging import arithmetic
 from neurolora.merging.by_tensor import Assembled, assemble_by_tensor
-from neurolora.merging.checks import CHECKS
+from neurolora.merging.checks import HEADS
+from neurolora.merging.concat import assemble_side_by_side
+from neurolora.merging.differences import LORA
 from neurolora.merging.knobs import KNOBS
+from neurolora.merging.lora import assemble_lora
 from neurolora.merging.request import MergeRequest
 
 if TYPE_CHECKING:
     from neurolora.merging.by_tensor import Job
+    from neurolora.merging.sources import AdapterSource
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-ALL_CHECKS = tuple(check.name for check in CHECKS)
+_OF_ALL = ("method", "complete", "modules", "base", "tokenizer", HEADS)
+_OF_ROUTED = (*_OF_ALL, "gate", "top_k", "routing")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a method makes the merged tensors and config of a job; the checks that the parents must pass."""
+
+    assemble: Callable[[Job], Assembled]
+    checks: tuple[str, ...]
+
+
+class Ways(NamedTuple):
+    """A method's way for either family of adapters."""
+
+    routed: Way
+    lora: Way
 
 
 @dataclass(frozen=True)
 class Method:
     """One way of merging.
 
-    assemble: the merged tensors and config of a job. normalize: the default of that knob. least, most: how
-    many adapters it takes. checks: the names of the checks that its parents must pass.
+    normalize: the default of that knob. least, most: how many adapters it takes.
     """
 
     name: str
     about: str
     source: str
     knobs: tuple[str, ...]
-    assemble: Callable[[Job], Assembled]
+    ways: Ways
     normalize: bool = False
     least: int = 1
     most: int | None = None
-    checks: tuple[str, ...] = ALL_CHECKS
+
+    def way(self, sources: Sequence[AdapterSource]) -> Way:
+        """The way for opened parents, by the first of them."""
+        return self.ways.lora if sources[0].config["peft_type"] == LORA else self.ways.routed
 
 
-def _by_tensor(function: Callable[..., Any]) -> Callable[[Job], Assembled]:
-    return partial(assemble_by_tensor, function)
+def _ways(combine: Callable[..., Any], *, is_weighted_sum: bool = False) -> Ways:
+    """Entry by entry: of B where A is shared, of the true deltas of LoRA."""
+    of_lora = partial(assemble_lora, combine, is_weighted_sum=is_weighted_sum)
+    checks = (*_OF_ROUTED, "ranks", "shapes", "A")
+    return Ways(Way(partial(assemble_by_tensor, combine), checks), Way(of_lora, _OF_ALL))
 
 
 _ROWS = (
@@ -58,7 +83,7 @@ _ROWS = (
         "the weighted mean",
         "model soups, arXiv 2203.05482; mergekit `linear`",
         ("weight", "normalize"),
-        _by_tensor(arithmetic.linear),
+        _ways(arithmetic.linear, is_weighted_sum=True),
         normalize=True,
     ),
     Method(
@@ -66,44 +91,54 @@ _ROWS = (
         "the weighted sum, times lambda",
         "arXiv 2212.04089; PEFT and mergekit `task_arithmetic`",
         ("weight", "lambda", "normalize"),
-        _by_tensor(arithmetic.task_arithmetic),
+        _ways(arithmetic.task_arithmetic, is_weighted_sum=True),
     ),
     Method(
         "ties",
         "largest entries; a vote on the sign; the mean of those that agree",
         "arXiv 2306.01708; PEFT `ties`, with normalize mergekit's",
         ("weight", "density", "lambda", "normalize"),
-        _by_tensor(arithmetic.ties),
+        _ways(arithmetic.ties),
     ),
     Method(
         "dare_linear",
         "a random part of each, rescaled; the weighted sum",
         "arXiv 2311.03099; PEFT and mergekit `dare_linear`",
         ("weight", "density", "lambda", "normalize", "seed"),
-        _by_tensor(arithmetic.dare_linear),
+        _ways(arithmetic.dare_linear),
     ),
     Method(
         "dare_ties",
         "a random part of each, rescaled; a vote on the sign; the mean of those that agree",
         "arXiv 2311.03099; PEFT `dare_ties`, with normalize mergekit's",
         ("weight", "density", "lambda", "normalize", "seed"),
-        _by_tensor(arithmetic.dare_ties),
+        _ways(arithmetic.dare_ties),
     ),
     Method(
         "magnitude_prune",
         "the largest entries of each; the weighted sum",
         "PEFT `magnitude_prune`",
         ("weight", "density", "lambda", "normalize"),
-        _by_tensor(arithmetic.magnitude_prune),
+        _ways(arithmetic.magnitude_prune),
     ),
     Method(
         "slerp",
         "a place on the arc between two adapters",
         "mergekit `slerp`",
         ("t",),
-        _by_tensor(arithmetic.slerp),
+        _ways(arithmetic.slerp),
         least=2,
         most=2,
+    ),
+    Method(
+        "concat",
+        "side by side: the exact weighted sum of outputs, whatever the A of each",
+        "docs/method.md, blocks; PEFT `cat` for LoRA",
+        ("weight", "lambda", "normalize"),
+        Ways(
+            Way(assemble_side_by_side, (*_OF_ROUTED, "block_ranks")),
+            _ways(arithmetic.task_arithmetic, is_weighted_sum=True).lora,
+        ),
     ),
 )
 METHODS = {row.name: row for row in _ROWS}

@@ -33,7 +33,7 @@ def routing_mask(adapter: StoredAdapter, module: str, x: Tensor, A: Tensor) -> T
 
     Raises AdapterError if a part of the gate is missing, or x has another width.
     """
-    from neurolora.core.routing import routing_score, top_k_mask
+    from neurolora.core.routing import block_top_k_mask, routing_score
     from neurolora.core.update import low_rank_activations
 
     if x.shape[1] != A.shape[1]:
@@ -43,7 +43,7 @@ def routing_mask(adapter: StoredAdapter, module: str, x: Tensor, A: Tensor) -> T
     h_mod = low_rank_activations(x, A, _modulation(adapter, module, x))
     bias = adapter.read(module, "neurolora_bias") if "neurolora_bias" in adapter.modules[module] else None
     score = routing_score(h_mod, adapter.config.get("routing", "abs"), bias)
-    return top_k_mask(score, adapter.config.get("top_k", 8))
+    return block_top_k_mask(score, adapter.config.get("top_k", 8), adapter.config.get("blocks", 1))
 
 
 def _modulation(adapter: StoredAdapter, module: str, x: Tensor) -> Tensor | None:
@@ -54,7 +54,10 @@ def _modulation(adapter: StoredAdapter, module: str, x: Tensor) -> Tensor | None
     parts = [_gate_part(adapter, module, part, x.shape[1]) for part in GATE_PARTS[kind]]
     if kind == "none":
         return None
-    return static_modulation(*parts) if kind == "static" else modulation(x, *parts)
+    if kind == "static":
+        return static_modulation(*parts)
+    W1, W2, gamma, beta = parts
+    return modulation(x, W1, W2, gamma, beta, adapter.config.get("blocks", 1))
 
 
 def _gate_part(adapter: StoredAdapter, module: str, part: str, width: int) -> Tensor:

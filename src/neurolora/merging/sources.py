@@ -87,7 +87,7 @@ class AdapterSource:
         """Let go of the file."""
         self._file.close()
 
-    def read(self, key: str) -> Tensor:
+    def get_tensor(self, key: str) -> Tensor:
         """One tensor, from the file at every call. Raises AdapterError for NaN or infinity in it."""
         entry = self.entries[key]
         data = torch.empty(entry.stop - entry.start, dtype=torch.uint8, device="cpu")
@@ -189,5 +189,5 @@ class TensorStream:
 
     def __iter__(self) -> Iterator[Tensor]:
         for index, source in enumerate(self.sources):
-            tensor = source.read(self.key)
+            tensor = source.get_tensor(self.key)
             yield tensor if self.change is None else self.change(tensor, index)

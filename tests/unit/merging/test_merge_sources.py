@@ -16,7 +16,7 @@ def test_every_tensor_is_read_as_it_is(make):
         expected = make.load(folder)
         assert set(source.entries) == set(expected)
         for key, tensor in expected.items():
-            found = source.read(key)
+            found = source.get_tensor(key)
             assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
             assert torch.equal(found, tensor)
         assert sorted(source.modules) == sorted(make.modules)
@@ -29,7 +29,7 @@ def test_other_dtypes_and_heads(make, dtype):
     folder = make.adapter("a", tensors_=make.tensors() | {"base_model.model.score.weight": head})
     with AdapterSource(folder) as source:
         assert source.others == ("base_model.model.score.weight",)
-        assert torch.equal(source.read(source.others[0]), head)
+        assert torch.equal(source.get_tensor(source.others[0]), head)
 
 
 def test_files_of_one_layout_share_it(make):
@@ -50,7 +50,7 @@ def test_the_file_is_closed(make):
     with AdapterSource(make.adapter("a")) as source:
         pass
     with pytest.raises(ValueError, match="closed"):
-        source.read(make.key("neurolora_B"))
+        source.get_tensor(make.key("neurolora_B"))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -59,7 +59,7 @@ def test_nan_and_infinity_are_refused_by_name(make, value):
     tensors[key][1, 2] = value
     folder = make.adapter("wild", tensors_=tensors)
     with AdapterSource(folder) as source, pytest.raises(AdapterError, match="NaN or infinity") as error:
-        source.read(key)
+        source.get_tensor(key)
     assert key in str(error.value)
     assert "wild" in str(error.value)
 
@@ -104,7 +104,7 @@ def test_a_file_that_shrinks_while_it_is_read(make):
         last = list(source.entries)[-1]
         weights.write_bytes(weights.read_bytes()[:-1])
         with pytest.raises(AdapterError, match="it ends before"):
-            source.read(last)
+            source.get_tensor(last)
 
 
 def test_an_empty_tensor_points_to_sharded_saving(make):
