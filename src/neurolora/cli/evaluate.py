@@ -70,6 +70,15 @@ ChatTemplate = Annotated[
 NewTokens = Annotated[
     int | None, typer.Option("--max-new-tokens", min=1, help="Of generation tasks; by default from the data.")
 ]
+AgainstParents = Annotated[
+    bool,
+    typer.Option(
+        "--against-parents", help="Of a merged adapter: each parent alone on its task, then the merged one."
+    ),
+]
+Html = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="With --against-parents: a page with bars.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -93,6 +102,8 @@ def evaluate_command(
     include_path: IncludePath = None,
     apply_chat_template: ChatTemplate = False,
     max_new_tokens: NewTokens = None,
+    against_parents: AgainstParents = False,
+    html: Html = None,
     as_json: AsJson = False,
 ) -> None:
     """Score an adapter (unmerged, on its base) or a plain model on tasks, by lm-eval.
@@ -103,6 +114,27 @@ def evaluate_command(
     source = _one_source(adapter, model)
     size = parse_batch_size(batch_size)
     named = split_names(tasks)
+    if against_parents:
+        from neurolora.cli.evaluate_parents import evaluate_against_parents
+
+        refuse_with_parents(named, dataset_name, include_path)
+        load = {"base_model": base_model, "dtype": dtype, "device": device}
+        return evaluate_against_parents(
+            source,
+            html=html,
+            output_path=output_path,
+            as_json=as_json,
+            load={**load, "allow_base_mismatch": allow_base_mismatch},
+            batch_size=size,
+            limit=limit,
+            num_fewshot=num_fewshot,
+            apply_chat_template=apply_chat_template,
+            split=split,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+        )
+    if html is not None:
+        raise ConfigError(explain("eval --html", "it draws a comparison", "Add --against-parents"))
     from neurolora.evaluation import evaluate, load_for_inference
 
     loaded = load_for_inference(source, base_model, dtype, device, allow_base_mismatch)
@@ -122,7 +154,14 @@ def evaluate_command(
         max_new_tokens=max_new_tokens,
     )
     document = {**found.to_dict(), "source": describe_source(source, base_model)}
-    _report(found, document, output_path, as_json)
+    return _report(found, document, output_path, as_json)
+
+
+def refuse_with_parents(named: list[str], dataset_name: str | None, include_path: Path | None) -> None:
+    """`--against-parents` takes tasks and data from the parents. Raises ConfigError for others."""
+    if named or dataset_name is not None or include_path is not None:
+        found, do = "each parent brings its own task and data", "Leave out --tasks and --dataset-name"
+        raise ConfigError(explain("eval --against-parents", found, do))
 
 
 def _one_source(adapter: str | None, model: str | None) -> str:
