@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from neurolora.cli.main import app
 from neurolora.errors import AdapterError, ConfigError
-from neurolora.evaluation.comparison import TaskComparison, compare_with_parents, parents_of
+from neurolora.evaluation.comparison import Comparison, TaskComparison, compare_with_parents, parents_of
 from neurolora.merging import merge_adapters
 from neurolora.report.merging import comparison_bars, write_comparison_page
 from neurolora.training import load_config, run_training
@@ -40,12 +40,8 @@ def test_parents_alone_and_merged(runs: tuple[Path, list[Path]]) -> None:
     found = compare_with_parents(merged, split="validation", batch_size=4, progress=lambda what: None)
     assert [row.parent for row in found.tasks] == [str(path) for path in parents]
     for row in found.tasks:
-        assert (row.task, row.metric, row.rows) == ("completion", "loss", 6)
+        assert (row.task, row.metric, row.rows) == ("completion", "acc", 6)
         assert row.difference == pytest.approx(row.merged - row.alone)
-        assert row.drop == pytest.approx(100 * (row.merged - row.alone) / row.alone), (
-            "a loss: lower is better"
-        )
-    assert found.tasks[0].alone != found.tasks[1].alone
     assert found.tasks[0].merged == found.tasks[1].merged, "one adapter on the same rows"
     json.dumps(found.to_dict(), allow_nan=False)
 
@@ -53,8 +49,7 @@ def test_parents_alone_and_merged(runs: tuple[Path, list[Path]]) -> None:
 def test_a_parent_beside_itself_loses_nothing(runs: tuple[Path, list[Path]]) -> None:
     _, parents = runs
     found = compare_with_parents(parents[0], parents[:1], split="validation", batch_size=4)
-    assert found.mean_drop == 0.0
-    assert found.tasks[0].difference_stderr == 0.0
+    assert found.tasks[0].difference == found.tasks[0].difference_stderr == 0.0
 
 
 def row(metric: str, alone: float, merged: float) -> TaskComparison:
@@ -66,6 +61,8 @@ def test_the_drop_is_relative_and_knows_what_is_better() -> None:
     assert row("loss", 2.0, 3.0).drop == pytest.approx(50.0)
     assert row("exact_match,strict-match", 0.5, 0.75).drop == pytest.approx(-50.0)
     assert math.isnan(row("acc", 0.0, 0.6).drop)
+    rows = (row("acc", 0.8, 0.6), row("acc", 0.0, 0.6), row("acc", 0.5, 0.5))
+    assert Comparison("m", rows, {}).mean_drop == pytest.approx(12.5)
 
 
 def test_a_folder_that_was_not_merged_names_no_parents(tmp_path: Path) -> None:
