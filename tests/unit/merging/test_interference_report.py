@@ -105,6 +105,9 @@ def test_modules_without_routing_or_angle_are_no_zeros():
     modules.append(ModuleNumbers("1", [1.0, 1.0], [pair()]))
     [whole] = whole_pairs(modules)
     assert (whole.routing_overlap, whole.smallest_angle) == (0.4, 30.0)
+    modules.append(ModuleNumbers("2", [1.0, 1.0], [pair(routing_overlap=0.0, smallest_angle=0.0)]))
+    [whole] = whole_pairs(modules)  # a zero that was measured counts
+    assert (whole.routing_overlap, whole.smallest_angle) == (pytest.approx(0.2), 0.0)
 
 
 def test_features_are_means_over_the_own_pairs():
