@@ -6,14 +6,17 @@
 Every adapter is a file of its own with contents of its own: no links. At the full shape one takes about
 50 MB, so a hundred take 5 GB below `--work`; where the disk has less, the largest counts are left out, and
 the result says so. Each merge runs in a process of its own. Its memory is the peak of what was resident,
-less what was resident once everything was imported; its time is that of `merge_adapters` alone. The result
-is JSON with provenance, and a page with the curves beside it.
+less what was resident once everything was imported; its time is that of `merge_adapters` alone. The C
+library keeps freed blocks for later, which shows as growth that levels off; with `--mmap-threshold 65536`
+(glibc) it gives them back at once, and what is left is what the merge holds. The result is JSON with
+provenance, and a page with the curves beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -115,12 +118,14 @@ def write_adapters(work: Path, layers: int, counts: list[int]) -> tuple[list[Pat
     return folders, size, wanted
 
 
-def measure(folders: list[Path], out: Path, method: str, density: float | None) -> dict[str, Any]:
+def measure(
+    folders: list[Path], out: Path, method: str, density: float | None, threshold: int | None
+) -> dict[str, Any]:
     """One merge in a process of its own."""
+    malloc = {} if threshold is None else {"MALLOC_MMAP_THRESHOLD_": str(threshold)}
     request = json.dumps([method, density, str(out), *map(str, folders)])
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, request], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", MEASURE, request]
+    done = subprocess.run(command, env=os.environ | malloc, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     found = json.loads(done.stdout)
@@ -180,6 +185,7 @@ def main() -> None:
     parser.add_argument(
         "--methods", nargs="+", default=["linear", "ties"], choices=["linear", "ties", "dare_ties"]
     )
+    parser.add_argument("--mmap-threshold", type=int, help="bytes from which glibc gives memory back at once")
     arguments = parser.parse_args()
     if arguments.work is not None:
         arguments.work.mkdir(parents=True, exist_ok=True)
@@ -190,7 +196,8 @@ def main() -> None:
         methods: dict[str, Any] = {}
         for method in arguments.methods:
             density = None if method == "linear" else 0.5
-            rows = [measure(folders[:count], work / "merged", method, density) for count in counts]
+            threshold = arguments.mmap_threshold
+            rows = [measure(folders[:n], work / "merged", method, density, threshold) for n in counts]
             three = next(row["bytes"] for row in rows if row["adapters"] == COMPARED_WITH)
             methods[method] = {
                 "rows": rows,
@@ -201,6 +208,7 @@ def main() -> None:
     document = {
         "layers": arguments.layers,
         "adapter_bytes": size,
+        "mmap_threshold": arguments.mmap_threshold,
         "left_out_for_want_of_disk": wanted - len(folders),
         "methods": methods,
         "environment": environment(),

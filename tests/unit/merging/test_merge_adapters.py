@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from neurolora.errors import AdapterError, ConfigError, OutputError
+from neurolora.files import atomic_folder
 from neurolora.merging import METHODS, MergeRequest, Parent, merge_adapters, merge_request
 from neurolora.merging.arithmetic import Coefficients
 from neurolora.merging.by_tensor import gate_weights
@@ -98,7 +99,9 @@ def test_routing_biases_are_averaged(make, tmp_path):
             make.adapter(f"b{index}", tensors_=make.tensors(index) | biases, load_balance_rate=0.01)
         )
     merge_adapters(folders, tmp_path / "out", method="task_arithmetic", weights=[1, 3], dtype="bfloat16")
-    assert torch.equal(make.load(tmp_path / "out")[make.key("neurolora_bias")], torch.full((8,), 0.75))
+    bias = make.load(tmp_path / "out")[make.key("neurolora_bias")]
+    assert bias.dtype == torch.float32
+    assert bias.tolist() == [0.75] * 8
 
 
 def test_another_alpha_is_folded_into_b(make, tmp_path):
@@ -220,6 +223,12 @@ def test_a_full_output_is_refused_and_overwritten_when_asked(make, three, tmp_pa
     assert "precious.txt" not in names(out)
     assert "adapter_model.safetensors" in names(out)
     assert names(tmp_path) == ["a", "b", "c", "out"]
+
+
+def test_a_full_folder_is_refused_before_any_work(tmp_path):
+    (tmp_path / "x").write_text("mine")
+    with pytest.raises(OutputError, match="not empty"), atomic_folder(tmp_path):
+        pytest.fail("the block was entered")
 
 
 def test_an_empty_output_folder_is_used(three, tmp_path):

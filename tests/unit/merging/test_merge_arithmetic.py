@@ -56,6 +56,7 @@ def test_the_dtype_of_the_first_tensor_is_kept(method, dtype):
 
 def test_slerps_ends_are_the_tensors_to_the_bit():
     first, second = draw(2)
+    first[0, 0] = second[0, 1] = -0.0
     for t, expected in ((0.0, first), (1.0, second)):
         assert bits(arithmetic.slerp([first, second], numbers([1, 1], t=t))) == bits(expected)
 
