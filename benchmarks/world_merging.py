@@ -114,11 +114,8 @@ def score_folder(folder: Path, tasks: tuple[str, ...], arguments: argparse.Names
         limit=arguments.rows,
         log_samples=False,
         progress=False,
-    ).results
-    return {
-        task: 100 * next(found[task][name] for name in ("acc", "exact_match") if name in found[task])
-        for task in tasks
-    }
+    )
+    return {task: 100 * found.headline(task)[1] for task in tasks}
 
 
 def score(arguments: argparse.Namespace) -> None:

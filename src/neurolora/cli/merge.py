@@ -30,7 +30,8 @@ MethodName = Annotated[
     str | None,
     typer.Option(
         "--method",
-        help="linear (default), task_arithmetic, ties, dare_linear, dare_ties, magnitude_prune or slerp.",
+        help="linear (default), task_arithmetic, ties, dare_linear, dare_ties, magnitude_prune, slerp or "
+        "concat.",
     ),
 ]
 Weight = Annotated[
@@ -85,11 +86,12 @@ def merge_command(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Merge adapters of one A into one adapter, without training and without loading the base.
+    """Merge adapters into one, without training and without loading the base.
 
     The recipe is a YAML file in mergekit's layout (merge_method, models with weight and density, parameters,
     dtype). The adapters must have the same A, base, tokenizer, modules, ranks and kind of gate; otherwise
     nothing is written, and every difference is named. B is merged by the method, gates are averaged, A stays.
+    Adapters of different A go side by side: --method concat. Of plain LoRA the true deltas are merged.
 
     Examples: `neurolora merge recipe.yaml merged`; `neurolora merge runs/a runs/b -o merged --method ties
     --density 0.5 --weight 0.7 --weight 0.3`; add `--dry-run` to see first what would be merged.

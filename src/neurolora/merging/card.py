@@ -33,6 +33,7 @@ def merge_card(
         "front": front_matter(config),
         "name": name,
         "kind": _kind(config),
+        "how": _how(_kind(config), recipe["merge_method"]),
         "loader": LOADERS.get(str(config.get("task_type")), "AutoPeftModel"),
         "method": recipe["merge_method"],
         "base": _public(config.get("base_model_name_or_path")),
@@ -43,6 +44,15 @@ def merge_card(
     }
     text: str = _environment().get_template("model_card.md.j2").render(**values)
     return text
+
+
+def _how(kind: str, method: str) -> str:
+    """What became of the parents' tensors, in a sentence."""
+    if kind == "LoRA":
+        return "What was merged are the parents' deltas s B A, not A and B apart; the scaling s is in B."
+    if method == "concat":
+        return "Each parent is a block with an A, a gate and active ranks of its own; outputs are added."
+    return "The up-projections B were merged by the method; gates were averaged, A is the parents' own."
 
 
 def _kind(config: Mapping[str, Any]) -> str:
