@@ -14,6 +14,7 @@ import typer
 from neurolora.cli.console import messages, print_json, results
 from neurolora.cli.inspect import find_folder
 from neurolora.errors import ConfigError, explain
+from neurolora.files import write_json
 
 if TYPE_CHECKING:
     from neurolora.merging import MergePlan, MergeRequest, MergeResult
@@ -65,6 +66,18 @@ Force = Annotated[
         help="Override a check: top_k, routing, base, tokenizer or heads (leaves them out); repeatable.",
     ),
 ]
+Search = Annotated[
+    str | None,
+    typer.Option(
+        "--search",
+        help="Choose the weights first: by `validation` rows with labels, or by `entropy`, without labels.",
+    ),
+]
+SearchRows = Annotated[int, typer.Option("--search-rows", min=1, help="Rows of each task for --search.")]
+SearchBudget = Annotated[int, typer.Option("--search-budget", min=1, help="Merges that --search may try.")]
+Oracle = Annotated[
+    bool, typer.Option("--search-oracle", help="Search by labels too, to see what is missed without them.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, show the recipe, write nothing.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in OUT.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -82,6 +95,10 @@ def merge_command(
     t: Place = None,
     dtype: Dtype = None,
     force: Force = None,
+    search: Search = None,
+    search_rows: SearchRows = 200,
+    search_budget: SearchBudget = 30,
+    search_oracle: Oracle = False,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -111,8 +128,19 @@ def merge_command(
         print_json(_plan_values(plan)) if as_json else _show_plan(plan, out)
         plan.verdict.require()
         return
+    found = None
+    if search is not None:
+        from neurolora.cli.merge_search import search_and_show
+
+        options = {"rows": search_rows, "budget": search_budget, "oracle": search_oracle}
+        request, found = search_and_show(request, search, force or [], quiet=as_json, **options)
     result = _with_progress(request, out, force or [], overwrite)
-    print_json(result.to_dict()) if as_json else _show_result(result)
+    if found is not None:
+        write_json(out / "search.json", found.to_dict())
+    if as_json:
+        print_json(result.to_dict() | ({"search": found.to_dict()} if found else {}))
+    else:
+        _show_result(result)
 
 
 def read_request(what: list[str], output: Path | None, flags: dict[str, Any]) -> tuple[MergeRequest, Path]:

@@ -1,0 +1,146 @@
+"""Searching the weights of a merge: what is minimised, on which rows, within which budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from neurolora.cli.main import app
+from neurolora.coefficients import search_weights
+from neurolora.coefficients.objectives import OBJECTIVES, entropies, prompt_entropy
+from neurolora.errors import ConfigError
+from neurolora.evaluation import load_for_inference
+from neurolora.merging import MergeRequest, merge_adapters
+from neurolora.merging.request import make_parents
+from neurolora.tasks import Example
+from neurolora.training import load_config, run_training
+
+BUDGET = 7
+
+
+@pytest.fixture(scope="module")
+def parents(tmp_path_factory: pytest.TempPathFactory, tiny_llama: ModuleType) -> list[Path]:
+    """Two adapters of one A, trained on the same rows: the first well, the second at a ruinous rate."""
+    base = tmp_path_factory.mktemp("search")
+    tiny_llama.make_model(base / "model")
+    tiny_llama.make_rows(base / "data")
+    made = []
+    for name, rate in (("good", 1e-2), ("bad", 3.0)):
+        settings = {**tiny_llama.settings(base), "output_dir": str(base / name), "init_seed": 0}
+        run_training(
+            load_config(None, {**settings, "learning_rate": rate, "max_grad_norm": 100.0}), progress=False
+        )
+        made.append(base / name)
+    return made
+
+
+def request(parents: list[Path], **fields: Any) -> MergeRequest:
+    made = MergeRequest(make_parents([str(path) for path in parents], None, None), method="task_arithmetic")
+    return dataclasses.replace(made, **fields)
+
+
+def test_labels_find_the_parent_that_helps(parents: list[Path]) -> None:
+    seen: list[int] = []
+    found = search_weights(
+        request(parents), rows=6, budget=BUDGET, progress=lambda done, best: seen.append(done)
+    )
+    equal, best = found.compared
+    assert best.weights == found.weights
+    assert best.scores["validation"] < equal.scores["validation"]
+    assert found.weights[0] > found.weights[1]
+    assert all(0 <= weight <= 1 for weights, _ in found.trace for weight in weights)
+    assert found.evaluations == len(found.trace) == len(seen) <= BUDGET
+    assert found.value == min(value for _, value in found.trace) == best.scores["validation"]
+    assert (found.rows, found.split) == ({"completion": 6}, "validation")
+
+
+def test_the_same_search_finds_the_same(parents: list[Path]) -> None:
+    first, second = (search_weights(request(parents), rows=4, budget=BUDGET) for _ in range(2))
+    assert first == second
+
+
+def test_entropy_is_shown_beside_the_oracle(parents: list[Path]) -> None:
+    found = search_weights(request(parents), "entropy", rows=4, budget=BUDGET, oracle=True)
+    by_name = {one.name: one.scores for one in found.compared}
+    assert list(by_name) == ["equal", "found", "oracle"]
+    assert by_name["found"]["entropy"] <= by_name["equal"]["entropy"]
+    assert by_name["oracle"]["validation"] <= min(by_name[n]["validation"] for n in ("equal", "found"))
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+class Fixed(torch.nn.Module):
+    """A model whose next token is as likely as `logits` say after the last real token, certain elsewhere."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(logits)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        rows, length = input_ids.shape
+        out = torch.full((rows, length, len(self.logits)), -1e9)
+        out[:, :, 0] = 0.0  # anywhere else the model is certain
+        out[torch.arange(rows), attention_mask.sum(1) - 1] = self.logits.detach()
+        return SimpleNamespace(logits=out)
+
+
+@pytest.mark.parametrize(("logits", "expected"), [([0.0] * 8, 1.0), ([0.0, 0.0, *[-1e9] * 6], 1 / 3)])
+def test_entropy_of_the_first_answer_token(logits: list[float], expected: float) -> None:
+    total = entropies(Fixed(torch.tensor(logits)), [(1, 2, 3), (4,)])
+    assert total == pytest.approx(2 * expected)
+
+
+def test_entropy_reads_no_answer(parents: list[Path]) -> None:
+    loaded = load_for_inference(parents[0])
+    examples = [Example(f"w{i} w{i + 3}", f" w{i}") for i in range(5)]
+    others = [dataclasses.replace(example, completion=" w9 w9 w9") for example in examples]
+    first, second = (prompt_entropy(loaded.model, loaded.tokenizer, rows, 2) for rows in (examples, others))
+    assert first == second
+    assert 0 < first < 1
+
+
+def test_only_the_labelled_objective_reads_labels() -> None:
+    assert {name: row.needs_labels for name, row in OBJECTIVES.items()} == {
+        "validation": True,
+        "entropy": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"split": "test"}, "test rows are for the final score alone"),
+        ({"objective": "loss"}, "no objective 'loss'"),
+        ({"budget": 3}, "at least 4"),
+    ],
+)
+def test_searches_that_make_no_sense(parents: list[Path], how: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        search_weights(request(parents), **how)
+
+
+def test_a_method_without_weights(parents: list[Path]) -> None:
+    with pytest.raises(ConfigError, match="slerp takes no weights"):
+        search_weights(request(parents, method="slerp"))
+
+
+def test_the_command_merges_with_what_it_found(parents: list[Path], tmp_path: Path) -> None:
+    arguments = ["merge", *map(str, parents), "-o", str(tmp_path / "out"), "--method", "task_arithmetic"]
+    arguments += ["--search", "validation", "--search-rows", "4", "--search-budget", str(BUDGET), "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    weights = document["search"]["weights"]
+    assert [parent["weight"] for parent in document["parents"]] == weights
+    written = json.loads((tmp_path / "out" / "search.json").read_text(encoding="utf-8"))
+    assert written == document["search"]
+    merge_adapters(parents, tmp_path / "again", method="task_arithmetic", weights=weights)
+    one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("out", "again"))
+    assert all(torch.equal(one[key], other[key]) for key in other)
