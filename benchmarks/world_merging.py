@@ -42,18 +42,21 @@ MERGES: dict[str, dict[str, Any]] = {
     "linear": {"method": "linear"},
     "sum x 0.6": {"method": "task_arithmetic", "lambda_": 0.6},
     "sum x 1.0": {"method": "task_arithmetic", "lambda_": 1.0},
+    "sum x 0.6, gates widened": {"method": "task_arithmetic", "lambda_": 0.6, "gates": "widen"},
+    "sum x 1.0, gates widened": {"method": "task_arithmetic", "lambda_": 1.0, "gates": "widen"},
     "ties 0.5": {"method": "ties", "density": 0.5},
     "concat x 0.6": {"method": "concat", "lambda_": 0.6},
     "concat x 1.0": {"method": "concat", "lambda_": 1.0},
 }
 DELTAS = ("linear", "sum x 0.6", "sum x 1.0", "ties 0.5")  # for LoRA a concat is a sum
+WIDENED = ("sum x 0.6, gates widened", "sum x 1.0, gates widened")
 SIDE = ("concat x 0.6", "concat x 1.0")
 METHODS = {
     "lora": Trained("lora", PLAIN, None, DELTAS),
     "dora": Trained("lora", {**PLAIN, "use_dora": True}, None, DELTAS),
     "flylora": Trained("flylora", {"learning_rate": 6e-3}, True, (*DELTAS, *SIDE)),
     "flylora-own": Trained("flylora", {"learning_rate": 6e-3}, False, SIDE),
-    "neurolora": Trained("neurolora", ROUTED, True, (*DELTAS, *SIDE)),
+    "neurolora": Trained("neurolora", ROUTED, True, (*DELTAS, *WIDENED, *SIDE)),
     "neurolora-own": Trained("neurolora", ROUTED, False, SIDE),
 }
 

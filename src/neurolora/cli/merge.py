@@ -55,6 +55,12 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Of what DARE drops. [d
 Place = Annotated[
     float | None, typer.Option("--t", help="Slerp: 0 is the first, 1 the second. [default: 0.5]")
 ]
+Gates = Annotated[
+    str,
+    typer.Option(
+        "--gates", help="average: the mean of each tensor; widen: the mean of their logits, a wider gate."
+    ),
+]
 Dtype = Annotated[
     str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. [default: the first adapter's]")
 ]
@@ -93,6 +99,7 @@ def merge_command(
     normalize: Normalize = None,
     seed: Seed = None,
     t: Place = None,
+    gates: Gates = "average",
     dtype: Dtype = None,
     force: Force = None,
     search: Search = None,
@@ -117,7 +124,7 @@ def merge_command(
 
     flags: dict[str, Any] = {
         "method": method, "weight": weight, "density": density, "lambda": lambda_, "normalize": normalize,
-        "seed": seed, "t": t, "dtype": dtype,
+        "seed": seed, "t": t, "dtype": dtype, "gates": None if gates == "average" else gates,
     }  # fmt: skip
     given = {name: value for name, value in flags.items() if value is not None and value != []}
     request, out = read_request(what, output, given)
@@ -174,6 +181,7 @@ def _from_flags(what: list[str], output: Path | None, flags: dict[str, Any]) -> 
         normalize=flags.get("normalize"),
         seed=flags.get("seed"),
         t=flags.get("t"),
+        gates=flags.get("gates", "average"),
         dtype=flags.get("dtype"),
     )
     return request, output

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from neurolora.adapter_file import split_key
 from neurolora.errors import AdapterError, explain
-from neurolora.merging.arithmetic import Coefficients, linear
+from neurolora.merging.arithmetic import Coefficients
 from neurolora.merging.checks import Verdict
-from neurolora.merging.differences import alpha_over_r
+from neurolora.merging.differences import alpha_over_r, setting
+from neurolora.merging.gates import merged_gate
 from neurolora.merging.likeness import GATE, UP
 from neurolora.merging.request import MergeRequest
 from neurolora.merging.sources import AdapterSource, TensorStream
@@ -62,7 +63,10 @@ def assemble_by_tensor(combine: Combine, job: Job) -> Assembled:
         job.progress(done, len(keys))
         tensors[key] = _merged(key, combine, job)
     job.progress(len(keys), len(keys))
-    return Assembled(tensors, merged_config(job))
+    config = merged_config(job)
+    if job.request.gates == "widen":
+        config["gate_dim"] = len(job.sources) * int(setting(config, "gate_dim"))
+    return Assembled(tensors, config)
 
 
 def merged_config(job: Job) -> dict[str, Any]:
@@ -96,7 +100,9 @@ def _merged(key: str, combine: Combine, job: Job) -> Tensor:
         merged = combine(stream, replace(job.numbers, name=key))
     elif part == BIAS or part.startswith(GATE):
         weights = gate_weights(job.numbers, len(job.sources), job.request.method)
-        merged = linear(TensorStream(job.sources, key), Coefficients(weights, normalize=True))
+        blocks = int(setting(job.sources[0].config, "blocks"))
+        stream = TensorStream(job.sources, key)
+        merged = merged_gate(part.removeprefix(GATE), stream, weights, job.request.gates, blocks)
     else:
         return job.sources[0].get_tensor(key)
     if job.request.dtype is not None and part != BIAS:

@@ -88,6 +88,7 @@ def merge_adapters(
     normalize: bool | None = None,
     seed: int | None = None,
     t: float | None = None,
+    gates: str = "average",
     dtype: str | None = None,
     base_model: str | None = None,
     force: Iterable[str] = (),
@@ -105,6 +106,7 @@ def merge_adapters(
         normalize=normalize,
         seed=seed,
         t=t,
+        gates=gates,
         dtype=dtype,
         base_model=base_model,
     )

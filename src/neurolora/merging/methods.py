@@ -19,6 +19,7 @@ from neurolora.merging.by_tensor import Assembled, assemble_by_tensor
 from neurolora.merging.checks import HEADS
 from neurolora.merging.concat import assemble_side_by_side
 from neurolora.merging.differences import LORA
+from neurolora.merging.gates import GATES
 from neurolora.merging.knobs import KNOBS
 from neurolora.merging.lora import assemble_lora
 from neurolora.merging.request import MergeRequest
@@ -178,7 +179,7 @@ def find_problems(request: MergeRequest) -> list[Problem]:
         known = f"known are {', '.join(METHODS)}"
         text = f"there is no {request.method!r}{nearest(request.method, METHODS)}; {known}"
         return [Problem("merge_method", text)]
-    return [*_wrong_count(row, request), *_wrong_numbers(row, request), *_wrong_dtype(request)]
+    return [*_wrong_count(row, request), *_wrong_numbers(row, request), *_wrong_words(row, request)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -223,7 +224,13 @@ def _given_numbers(request: MergeRequest) -> list[tuple[str, str, Any]]:
     return [(f"{place}.{name}", name, value) for place, name, value in given if value is not None]
 
 
-def _wrong_dtype(request: MergeRequest) -> list[Problem]:
-    if request.dtype in (None, *DTYPES):
-        return []
-    return [Problem("dtype", f"must be one of {', '.join(DTYPES)}, found {request.dtype!r}")]
+def _wrong_words(row: Method, request: MergeRequest) -> list[Problem]:
+    problems = []
+    if request.dtype not in (None, *DTYPES):
+        problems.append(Problem("dtype", f"must be one of {', '.join(DTYPES)}, found {request.dtype!r}"))
+    if request.gates not in GATES:
+        text = f"must be one of {', '.join(GATES)}, found {request.gates!r}"
+        problems.append(Problem("parameters.gates", text))
+    elif request.gates != "average" and row.name == "concat":
+        problems.append(Problem("parameters.gates", "concat keeps every gate as it is"))
+    return problems

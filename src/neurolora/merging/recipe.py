@@ -56,6 +56,7 @@ class CommonParameters(ModelParameters):
     normalize: bool | None = None
     seed: int | None = None
     t: float | None = None
+    gates: str = "average"
 
 
 class Recipe(_Section):
@@ -77,6 +78,7 @@ class Recipe(_Section):
             normalize=common.normalize,
             seed=common.seed,
             t=common.t,
+            gates=common.gates,
             dtype=self.dtype,
             base_model=self.base_model,
         )

@@ -27,7 +27,7 @@ class MergeRequest:
     """One merge; None stands for the default of the method's row.
 
     base_model: written into the merged adapter in place of the first parent's. dtype: float32, bfloat16 or
-    float16 of what is merged; by default that of the first parent.
+    float16 of what is merged; by default that of the first parent. gates: see `gates.py`.
     """
 
     parents: tuple[Parent, ...]
@@ -38,11 +38,18 @@ class MergeRequest:
     t: float | None = None
     dtype: str | None = None
     base_model: str | None = None
+    gates: str = "average"
 
     def to_recipe(self) -> dict[str, Any]:
         """The same in mergekit's layout, without what was left out; `load_recipe` reads it back."""
         models = [_model(parent) for parent in self.parents]
-        numbers = {"lambda": self.lambda_, "normalize": self.normalize, "seed": self.seed, "t": self.t}
+        numbers: dict[str, Any] = {
+            "lambda": self.lambda_,
+            "normalize": self.normalize,
+            "seed": self.seed,
+            "t": self.t,
+        }
+        numbers["gates"] = None if self.gates == "average" else self.gates
         values = {
             "merge_method": self.method,
             "base_model": self.base_model,
