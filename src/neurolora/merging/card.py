@@ -52,7 +52,7 @@ def _how(kind: str, method: str) -> str:
         return "What was merged are the parents' deltas s B A, not A and B apart; the scaling s is in B."
     if method == "concat":
         return "Each parent is a block with an A, a gate and active ranks of its own; outputs are added."
-    return "The up-projections B were merged by the method; gates were averaged (`gates`), A is the parents' own."
+    return "The up-projections B were merged by the method; gates were averaged, A is the parents' own."
 
 
 def _kind(config: Mapping[str, Any]) -> str:
