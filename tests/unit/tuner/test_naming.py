@@ -114,10 +114,10 @@ def test_the_parameters_of_llama_3_8b_are_those_of_the_method_s_page(
 ) -> None:
     from neurolora.core.projection import Projection
 
-    def empty_a(rows: int, columns: int, **_: Any) -> Projection:
-        return Projection(torch.zeros(1, dtype=torch.int8).expand(rows, columns), 1.0)
+    def empty_a(blocks: int, rows: int, columns: int, **_: Any) -> Projection:
+        return Projection(torch.zeros(1, dtype=torch.int8).expand(blocks * rows, columns), 1.0)
 
-    monkeypatch.setattr("neurolora.tuner.settings.make_projection", empty_a)  # drawing A takes seconds
+    monkeypatch.setattr("neurolora.tuner.settings.make_block_projections", empty_a)  # drawing A takes seconds
     fields: dict[str, Any] = {"gate": "none"} if sharing is None else {"gate_sharing": sharing}
     model = get_peft_model(llama_3_8b, NeuroLoraConfig(**fields), low_cpu_mem_usage=True)
     assert model.get_nb_trainable_parameters()[0] == TOTALS[sharing]
