@@ -5,12 +5,13 @@ Room: merging. Text from plain values; `merge.py` writes it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from neurolora.markdown import cell, markdown_templates
 
 CARD = "README.md"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -42,7 +43,7 @@ def merge_card(
         "forced": provenance["forced"],
         "notes": provenance["notes"],
     }
-    text: str = _environment().get_template("model_card.md.j2").render(**values)
+    text: str = markdown_templates(TEMPLATES).get_template("model_card.md.j2").render(**values)
     return text
 
 
@@ -79,30 +80,3 @@ def _parent_row(parent: Mapping[str, Any]) -> list[str]:
     digests = (parent["sha256"], parent["projection_fingerprint"], parent["base_fingerprint"])
     shown = [f"`{cell(digest[:SHORT])}`" if digest else ABSENT for digest in digests]
     return [cell(parent["path"]), f"{parent['weight']:g}", f"{parent['density']:g}", *shown]
-
-
-def _environment() -> Any:
-    """Markdown: no HTML escaping, but a filter that keeps values inside their cell or line."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    made = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )  # fmt: skip
-    made.filters["cell"] = cell
-    made.filters["fenced"] = fenced
-    made.filters["python"] = repr
-    return made
-
-
-def cell(value: Any) -> str:
-    """A value inside a table's cell or a line of Markdown: no line break, bar, or HTML tag gets through."""
-    text = re.sub(r"\s+", " ", str(value))
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
-
-
-def fenced(text: str, language: str = "") -> str:
-    """A block of code whose fence is longer than any run of backticks in it."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text}\n{fence}"

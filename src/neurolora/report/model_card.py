@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from neurolora.files import write_text
+from neurolora.markdown import markdown_templates
 from neurolora.report.inspection import AdapterFacts, inspect_adapter
 from neurolora.report.page import ABSENT, TEMPLATES, flatten, spell
 from neurolora.report.run_folder import RunFolder, read_run
@@ -51,35 +52,8 @@ def model_card(run_folder: Path | str) -> str:
         "fingerprints": fingerprint_rows(adapter),
         "versions": _versions(run),
     }
-    text: str = _environment().get_template("model_card.md.j2").render(**values)
+    text: str = markdown_templates(TEMPLATES).get_template("model_card.md.j2").render(**values)
     return text
-
-
-def _environment() -> Any:
-    """Markdown: no HTML escaping, but filters that keep values inside their cell or block."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    made = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )  # fmt: skip
-    made.filters["cell"] = cell
-    made.filters["fenced"] = fenced
-    made.filters["python"] = repr
-    return made
-
-
-def cell(value: Any) -> str:
-    """A value inside a table's cell or a line of Markdown: no line break, bar, or HTML tag gets through."""
-    text = re.sub(r"\s+", " ", str(value))
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
-
-
-def fenced(text: str) -> str:
-    """A block of code whose fence is longer than any run of backticks in it."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}\n{text}\n{fence}"
 
 
 def front_matter(run: RunFolder, adapter: AdapterFacts) -> str:
