@@ -6,8 +6,8 @@ import torch
 import yaml
 
 from neurolora.errors import AdapterError
-from neurolora.markdown import cell
-from neurolora.report.model_card import fenced, model_card, write_model_card
+from neurolora.markdown import cell, fenced
+from neurolora.report.model_card import model_card, write_model_card
 from neurolora.world import bundled_model_path
 
 
