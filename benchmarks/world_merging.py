@@ -25,7 +25,7 @@ from neurolora.provenance import environment
 
 TASKS = ("world-recall", "world-passage", "world-sums")
 ROUTED = {"learning_rate": 6e-3, "gate_learning_rate": 2e-3}
-PLAIN = {"learning_rate": 3e-3}
+PLAIN = {"learning_rate": 3e-3, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 EPOCHS, BATCH = 3.0, 32
 
 
