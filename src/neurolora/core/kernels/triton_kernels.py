@@ -160,14 +160,6 @@ def decode_add(result: Tensor, routed: DecodeRouted, member: int, Bt: Tensor, sc
     return result
 
 
-def decode_update(
-    result: Tensor, x: Tensor, P: Tensor, W2: Tensor | None, gamma: Tensor | None, beta: Tensor | None,
-    bias: Tensor | None, Bt: Tensor, scaling: float, spec: RouteSpec,
-) -> Tensor:  # fmt: skip
-    """One module's whole update for 1 to 32 tokens: `decode_route`, then `decode_add` into result (N, o)."""
-    return decode_add(result, decode_route(x, P, W2, gamma, beta, bias, spec), 0, Bt, scaling)
-
-
 def _launch_route(
     h: Tensor, logits: Tensor | None, gamma: Tensor | None, beta: Tensor | None, bias: Tensor | None,
     mask: Tensor, m: Tensor | None, spec: RouteSpec, *, given: bool,

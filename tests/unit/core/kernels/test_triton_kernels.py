@@ -23,7 +23,6 @@ from neurolora.core.kernels import RouteSpec
 from neurolora.core.kernels.triton_kernels import (
     decode_add,
     decode_route,
-    decode_update,
     fused_route,
     fused_route_backward,
     fused_selected,
@@ -308,10 +307,11 @@ def test_decode_into_a_half_precision_result(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("compute", HALF)
-def test_decode_in_one_call_with_products_in_half_precision(compute: torch.dtype) -> None:
+def test_decode_with_products_in_half_precision(compute: torch.dtype) -> None:
     t = Decode(spec("token", 1, compute=compute, top_k=R), 4)
     result = t.result[0].clone()
-    found = decode_update(result, *t.arguments(), t.B[0].T.contiguous(), 0.5, t.spec)  # type: ignore[arg-type]
+    routed = decode_route(*t.arguments(), t.spec)  # type: ignore[arg-type]
+    found = decode_add(result, routed, 0, t.B[0].T.contiguous(), 0.5)
     torch.testing.assert_close(found, t.expected(0, t.result[0])[0], rtol=0.05, atol=0.05)
 
 
@@ -389,7 +389,8 @@ mask = kernels.fused_route(h, h, gamma, gamma, bias, s)[1]
 kernels.fused_selected(h, h, gamma, gamma, mask, s)
 kernels.fused_route_backward(h, h, h, gamma, gamma, mask, s)
 x, P = torch.zeros(1, 128).bfloat16(), torch.zeros(128, 128).bfloat16()
-kernels.decode_update(x.clone(), x, P, torch.zeros(64, 32), gamma, gamma, bias, P, 0.5, s)
+routed = kernels.decode_route(x, P, torch.zeros(64, 32), gamma, gamma, bias, s)
+kernels.decode_add(x.clone(), routed, 0, P, 0.5)
 assert len(compiled) == 6, compiled
 """
 
