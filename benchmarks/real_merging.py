@@ -65,7 +65,6 @@ DELTAS = ("linear", "sum x 0.6", "sum x 1.0", "ties 0.5")  # for LoRA a concat i
 SIDE = ("concat x 0.6", "concat x 1.0")
 METHODS = {
     "head": Trained(None, 4e-3),
-    "head-8e-3": Trained(None, 8e-3),
     "lora": Trained("lora", 4e-3, DELTAS),
     "dora": Trained("dora", 4e-3, DELTAS),
     "flylora": Trained("flylora", 8e-3, (*DELTAS, *SIDE)),
@@ -197,18 +196,11 @@ def train(arguments: argparse.Namespace, name: str, seed: int, place: int) -> No
         model.body.save_pretrained(output)
     save_file(model.head.state_dict(), output / HEAD)
     seconds = time.perf_counter() - started
-    last = statistics.mean(losses[-10:])
-    facts = {
-        "first_loss": losses[0],
-        "last_losses": last,
-        "steps": len(losses),
-        "seconds": seconds,
-        "rate": row.rate,
-    }
-    write_json(output / DONE, {**facts, "trainable": trainable(model), "environment": environment()})
-    print(
-        f"{name} {TASKS[place]} seed {seed}: loss {losses[0]:.2f} -> {last:.2f}, {seconds:.0f} s", flush=True
-    )
+    first, last = losses[0], statistics.mean(losses[-10:])
+    facts = {"rate": row.rate, "first_loss": first, "last_losses": last, "steps": len(losses)}
+    facts |= {"seconds": seconds, "trainable": trainable(model), "environment": environment()}
+    write_json(output / DONE, facts)
+    print(f"{name} {TASKS[place]} seed {seed}: loss {first:.2f} -> {last:.2f}, {seconds:.0f} s", flush=True)
 
 
 def fit(model: Classifier, rows: Rows, rate: float, seed: int) -> list[float]:
@@ -226,6 +218,8 @@ def fit(model: Classifier, rows: Rows, rate: float, seed: int) -> list[float]:
     for places in order:
         inputs, labels = batch_of(rows, places, pad_of(model.body))
         model.train()
+        if not any(p.requires_grad for p in model.body.parameters()):
+            model.body.eval()  # no dropout where only the head learns
         loss = functional.cross_entropy(model(inputs), labels)
         losses.append(float(loss.detach()))
         (loss + get_auxiliary_loss(model)).backward()
