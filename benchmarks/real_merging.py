@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import statistics
 import time
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from merging_table import DELTAS, MERGES, SIDE, WIDENED, print_table, save_scores, score_path
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,7 +41,7 @@ TRAIN_ROWS, TEST_ROWS = 1280, 500
 EPOCHS, BATCH, WINDOW = 2, 32, 48
 WARMUP, WEIGHT_DECAY, MOST_NORM = 0.03, 0.01, 1.0
 GATE_SHARE = 0.25  # the gate's rate, as a part of B's
-HEAD, DONE, SCORES = "head.safetensors", "run.json", "scores"
+HEAD, DONE = "head.safetensors", "run.json"
 
 
 class Trained(NamedTuple):
@@ -53,23 +53,13 @@ class Trained(NamedTuple):
     shared: bool = True
 
 
-MERGES: dict[str, dict[str, Any]] = {
-    "linear": {"method": "linear"},
-    "sum x 0.6": {"method": "task_arithmetic", "lambda_": 0.6},
-    "sum x 1.0": {"method": "task_arithmetic", "lambda_": 1.0},
-    "ties 0.5": {"method": "ties", "density": 0.5},
-    "concat x 0.6": {"method": "concat", "lambda_": 0.6},
-    "concat x 1.0": {"method": "concat", "lambda_": 1.0},
-}
-DELTAS = ("linear", "sum x 0.6", "sum x 1.0", "ties 0.5")  # for LoRA a concat is a sum
-SIDE = ("concat x 0.6", "concat x 1.0")
 METHODS = {
     "head": Trained(None, 4e-3),
     "lora": Trained("lora", 4e-3, DELTAS),
     "dora": Trained("dora", 4e-3, DELTAS),
     "flylora": Trained("flylora", 8e-3, (*DELTAS, *SIDE)),
     "flylora-own": Trained("flylora", 8e-3, SIDE, shared=False),
-    "neurolora": Trained("neurolora", 8e-3, (*DELTAS, *SIDE)),
+    "neurolora": Trained("neurolora", 8e-3, (*DELTAS, *WIDENED, *SIDE)),
     "neurolora-own": Trained("neurolora", 8e-3, SIDE, shared=False),
 }
 
@@ -277,32 +267,20 @@ def score(arguments: argparse.Namespace, name: str, seed: int) -> None:
     from neurolora.merging import merge_adapters
 
     homes = {task: parent(arguments.folder, name, place, seed) for place, task in enumerate(TASKS)}
-    alone = score_path(arguments, name, seed, "alone")
+    alone = score_path(arguments.folder, name, seed, "alone")
     if not alone.is_file():
         found = {task: accuracy(arguments, adapted(arguments, home), home, task)
                  for task, home in homes.items()}  # fmt: skip
-        save(alone, arguments, name, seed, "alone", found)
+        save_scores(alone, name, seed, "alone", found, arguments.rows)
     for merge in METHODS[name].merges:
-        target = score_path(arguments, name, seed, merge)
+        target = score_path(arguments.folder, name, seed, merge)
         if target.is_file():
             continue
         output = arguments.folder / "merged" / target.stem
         merge_adapters(list(homes.values()), output, overwrite=True, **MERGES[merge])
         body = adapted(arguments, output)
         found = {task: accuracy(arguments, body, home, task) for task, home in homes.items()}
-        save(target, arguments, name, seed, merge, found)
-
-
-def score_path(arguments: argparse.Namespace, name: str, seed: int, merge: str) -> Path:
-    return Path(arguments.folder) / SCORES / f"{name}-{seed}-{merge.replace(' ', '_')}.json"
-
-
-def save(
-    path: Path, arguments: argparse.Namespace, name: str, seed: int, merge: str, scores: dict[str, float]
-) -> None:
-    row = {"method": name, "seed": seed, "merge": merge, "scores": scores, "rows": arguments.rows}
-    write_json(path, {**row, "environment": environment()})
-    print(f"{name} seed {seed} {merge}: {scores}", flush=True)
+        save_scores(target, name, seed, merge, found, arguments.rows)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -312,43 +290,6 @@ def run(arguments: argparse.Namespace) -> None:
         for place in range(len(TASKS)):
             train(arguments, parent_method(name, place), seed, place)
         score(arguments, name, seed)
-
-
-# --- table ------------------------------------------------------------------------------------------------
-
-
-def table(arguments: argparse.Namespace) -> None:
-    rows = [json.loads(path.read_text()) for path in sorted((arguments.folder / SCORES).glob("*.json"))]
-    write_json(arguments.folder / "scores.json", {"rows": rows})
-    print("| adapters | merge | " + " | ".join(TASKS) + " | mean | kept of alone | seeds |")
-    print("|---" * (len(TASKS) + 5) + "|")
-    for name in METHODS:
-        alone = {row["seed"]: row for row in rows if (row["method"], row["merge"]) == (name, "alone")}
-        for merge in ("alone", *METHODS[name].merges):
-            mine = [row for row in rows if (row["method"], row["merge"]) == (name, merge)]
-            if mine:
-                print(line(name, merge, mine, alone))
-
-
-def line(name: str, merge: str, mine: list[dict[str, Any]], alone: dict[int, dict[str, Any]]) -> str:
-    tasks = [interval([row["scores"][task] for row in mine]) for task in TASKS]
-    means = [statistics.mean(row["scores"].values()) for row in mine]
-    kept = [
-        100 * m / statistics.mean(alone[row["seed"]]["scores"].values())
-        for m, row in zip(means, mine, strict=True)
-    ]
-    cells = [name, merge, *tasks, interval(means), interval(kept), str(len(mine))]
-    return "| " + " | ".join(cells) + " |"
-
-
-def interval(values: list[float]) -> str:
-    """Mean and half of its 95% interval over seeds (Student's t)."""
-    if len(values) < 2:
-        return f"{values[0]:.1f}"
-    from scipy.stats import t
-
-    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.1f} ± {half:.1f}"
 
 
 def main() -> None:
@@ -363,7 +304,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--rows", type=int, default=TEST_ROWS, help="test rows of each task")
     arguments = parser.parse_args()
-    {"run": run, "table": table}[arguments.stage](arguments)
+    if arguments.stage == "run":
+        run(arguments)
+    else:
+        print_table(arguments.folder, TASKS, {name: row.merges for name, row in METHODS.items()})
 
 
 if __name__ == "__main__":

@@ -13,15 +13,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import math
-import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from neurolora.files import write_json
-from neurolora.provenance import environment
+from merging_table import DELTAS, MERGES, SIDE, WIDENED, print_table, save_scores, score_path
 
 TASKS = ("world-recall", "world-passage", "world-sums")
 ROUTED = {"learning_rate": 6e-3, "gate_learning_rate": 2e-3}
@@ -38,19 +34,6 @@ class Trained(NamedTuple):
     merges: tuple[str, ...]
 
 
-MERGES: dict[str, dict[str, Any]] = {
-    "linear": {"method": "linear"},
-    "sum x 0.6": {"method": "task_arithmetic", "lambda_": 0.6},
-    "sum x 1.0": {"method": "task_arithmetic", "lambda_": 1.0},
-    "sum x 0.6, gates widened": {"method": "task_arithmetic", "lambda_": 0.6, "gates": "widen"},
-    "sum x 1.0, gates widened": {"method": "task_arithmetic", "lambda_": 1.0, "gates": "widen"},
-    "ties 0.5": {"method": "ties", "density": 0.5},
-    "concat x 0.6": {"method": "concat", "lambda_": 0.6},
-    "concat x 1.0": {"method": "concat", "lambda_": 1.0},
-}
-DELTAS = ("linear", "sum x 0.6", "sum x 1.0", "ties 0.5")  # for LoRA a concat is a sum
-WIDENED = ("sum x 0.6, gates widened", "sum x 1.0, gates widened")
-SIDE = ("concat x 0.6", "concat x 1.0")
 METHODS = {
     "lora": Trained("lora", PLAIN, None, DELTAS),
     "dora": Trained("lora", {**PLAIN, "use_dora": True}, None, DELTAS),
@@ -129,68 +112,20 @@ def score(arguments: argparse.Namespace) -> None:
         if not all((path / "run.json").is_file() for path in parents):
             print(f"{name} seed {seed}: not trained yet")
             continue
-        alone = arguments.folder / "scores" / f"{name}-{seed}-alone.json"
+        alone = score_path(arguments.folder, name, seed, "alone")
         if not alone.is_file():
             scores = {
                 task: score_folder(path, (task,), arguments)[task]
                 for task, path in zip(TASKS, parents, strict=True)
             }
-            save(alone, arguments, name, seed, "alone", scores)
+            save_scores(alone, name, seed, "alone", scores, arguments.rows)
         for merge in METHODS[name].merges:
-            target = arguments.folder / "scores" / f"{name}-{seed}-{merge.replace(' ', '_')}.json"
+            target = score_path(arguments.folder, name, seed, merge)
             if target.is_file():
                 continue
-            output = arguments.folder / "merged" / f"{name}-{seed}-{merge.replace(' ', '_')}"
+            output = arguments.folder / "merged" / target.stem
             merge_adapters(parents, output, overwrite=True, force=("heads",), **MERGES[merge])
-            save(target, arguments, name, seed, merge, score_folder(output, TASKS, arguments))
-
-
-def save(
-    path: Path, arguments: argparse.Namespace, name: str, seed: int, merge: str, scores: dict[str, float]
-) -> None:
-    row = {"method": name, "seed": seed, "merge": merge, "scores": scores, "rows": arguments.rows}
-    write_json(path, {**row, "environment": environment()})
-    print(f"{name} seed {seed} {merge}: {scores}", flush=True)
-
-
-# --- table ------------------------------------------------------------------------------------------------
-
-
-def table(arguments: argparse.Namespace) -> None:
-    rows = [json.loads(path.read_text()) for path in sorted((arguments.folder / "scores").glob("*.json"))]
-    write_json(arguments.folder / "scores.json", {"rows": rows})
-    print("| adapters | merge | " + " | ".join(TASKS) + " | mean | kept of alone | seeds |")
-    print("|---" * (len(TASKS) + 5) + "|")
-    for name in METHODS:
-        alone = {row["seed"]: row for row in rows if (row["method"], row["merge"]) == (name, "alone")}
-        for merge in ("alone", *METHODS[name].merges):
-            mine = [row for row in rows if (row["method"], row["merge"]) == (name, merge)]
-            if mine:
-                print(line(name, merge, mine, alone))
-
-
-def line(name: str, merge: str, mine: list[dict[str, Any]], alone: dict[int, dict[str, Any]]) -> str:
-    tasks = [interval([row["scores"][task] for row in mine]) for task in TASKS]
-    means = [statistics.mean(row["scores"].values()) for row in mine]
-    kept = [
-        100 * m / statistics.mean(alone[row["seed"]]["scores"].values())
-        for m, row in zip(means, mine, strict=True)
-    ]
-    return (
-        f"| {name} | {merge} | "
-        + " | ".join([*tasks, interval(means), interval(kept), str(len(mine))])
-        + " |"
-    )
-
-
-def interval(values: list[float]) -> str:
-    """Mean and half of its 95% interval over seeds (Student's t)."""
-    if len(values) < 2:
-        return f"{values[0]:.1f}"
-    from scipy.stats import t
-
-    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.1f} ± {half:.1f}"
+            save_scores(target, name, seed, merge, score_folder(output, TASKS, arguments), arguments.rows)
 
 
 def main() -> None:
@@ -203,7 +138,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--rows", type=int, default=600, help="test rows of each task")
     arguments = parser.parse_args()
-    {"train": train, "score": score, "table": table}[arguments.stage](arguments)
+    if arguments.stage == "table":
+        print_table(arguments.folder, TASKS, {name: row.merges for name, row in METHODS.items()})
+    else:
+        {"train": train, "score": score}[arguments.stage](arguments)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+"""What `world_merging.py` and `real_merging.py` share: the merges they try, and the table they print."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from neurolora.files import write_json
+from neurolora.provenance import environment
+
+MERGES: dict[str, dict[str, Any]] = {
+    "linear": {"method": "linear"},
+    "sum x 0.6": {"method": "task_arithmetic", "lambda_": 0.6},
+    "sum x 1.0": {"method": "task_arithmetic", "lambda_": 1.0},
+    "sum x 0.6, gates widened": {"method": "task_arithmetic", "lambda_": 0.6, "gates": "widen"},
+    "sum x 1.0, gates widened": {"method": "task_arithmetic", "lambda_": 1.0, "gates": "widen"},
+    "ties 0.5": {"method": "ties", "density": 0.5},
+    "concat x 0.6": {"method": "concat", "lambda_": 0.6},
+    "concat x 1.0": {"method": "concat", "lambda_": 1.0},
+}
+DELTAS = ("linear", "sum x 0.6", "sum x 1.0", "ties 0.5")  # for LoRA a concat is a sum
+WIDENED = ("sum x 0.6, gates widened", "sum x 1.0, gates widened")
+SIDE = ("concat x 0.6", "concat x 1.0")
+
+
+def score_path(folder: Path, name: str, seed: int, merge: str) -> Path:
+    """Where one row of scores lies."""
+    return folder / "scores" / f"{name}-{seed}-{merge.replace(' ', '_').replace(',', '')}.json"
+
+
+def save_scores(path: Path, name: str, seed: int, merge: str, scores: dict[str, float], rows: int) -> None:
+    """One row of the table: the scores of a merge, or of the parents alone, on every task."""
+    row = {"method": name, "seed": seed, "merge": merge, "scores": scores, "rows": rows}
+    write_json(path, {**row, "environment": environment()})
+    print(f"{name} seed {seed} {merge}: {scores}", flush=True)
+
+
+def print_table(folder: Path, tasks: Iterable[str], merges_of: Mapping[str, Iterable[str]]) -> None:
+    """Markdown: every method alone and merged, means over seeds with 95% intervals, and what is kept."""
+    tasks = list(tasks)
+    rows = [json.loads(path.read_text()) for path in sorted((folder / "scores").glob("*.json"))]
+    write_json(folder / "scores.json", {"rows": rows})
+    print("| adapters | merge | " + " | ".join(tasks) + " | mean | kept of alone | seeds |")
+    print("|---" * (len(tasks) + 5) + "|")
+    for name, merges in merges_of.items():
+        alone = {row["seed"]: row for row in rows if (row["method"], row["merge"]) == (name, "alone")}
+        for merge in ("alone", *merges):
+            mine = [row for row in rows if (row["method"], row["merge"]) == (name, merge)]
+            if mine:
+                print(_line(name, merge, tasks, mine, alone))
+
+
+def _line(
+    name: str, merge: str, tasks: list[str], mine: list[dict[str, Any]], alone: dict[int, dict[str, Any]]
+) -> str:
+    scores = [interval([row["scores"][task] for row in mine]) for task in tasks]
+    means = [statistics.mean(row["scores"].values()) for row in mine]
+    kept = [
+        100 * m / statistics.mean(alone[row["seed"]]["scores"].values())
+        for m, row in zip(means, mine, strict=True)
+    ]
+    return "| " + " | ".join([name, merge, *scores, interval(means), interval(kept), str(len(mine))]) + " |"
+
+
+def interval(values: list[float]) -> str:
+    """Mean and half of its 95% interval over seeds (Student's t)."""
+    if len(values) < 2:
+        return f"{values[0]:.1f}"
+    from scipy.stats import t
+
+    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):.1f} ± {half:.1f}"
