@@ -23,17 +23,20 @@ from neurolora.core.kernels import use_kernels
 def saved_bytes(model: nn.Module, inputs: Tensor, method: Method) -> int:
     """Bytes of distinct storages saved for the backward in one training forward, weights left out."""
     weights = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
-    kept: dict[int, tuple[int, Tensor]] = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def note(tensor: Tensor) -> None:
+        """Hold the storage, so that no address comes twice; the tensor itself would hold its graph for good."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address comes twice
-        return tensor
+            kept[storage.data_ptr()] = storage
 
-    with use_kernels(method.kernels), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    def never(_: None) -> Tensor:
+        raise AssertionError("there is no backward here")
+
+    with use_kernels(method.kernels), torch.autograd.graph.saved_tensors_hooks(note, never):
         output = model(inputs_embeds=inputs).last_hidden_state
-    total = sum(size for size, _ in kept.values())
+    total = sum(storage.nbytes() for storage in kept.values())
     del output
     return total
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from neurolora.bench.decode import decoding
-from neurolora.bench.memory import file_bytes, measure_memory
+from neurolora.bench.memory import file_bytes, measure_memory, saved_bytes
 from neurolora.bench.methods import METHODS, adapted, choose
 from neurolora.bench.results import BENCHMARKS, Request, run_benchmark
 from neurolora.bench.scaling import exponent
@@ -152,3 +152,21 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert out.with_suffix(".html").is_file()
     assert main(["bench", "nothing"]) == 2
     assert "train-step" in capsys.readouterr().err
+
+
+def test_counting_saved_bytes_leaves_nothing_behind() -> None:
+    """A graph that holds itself would stay for good, and a long benchmark would eat all memory."""
+    import gc
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    base, inputs = (
+        make_base(SHAPES["tiny"], torch.float32, CPU),
+        embeddings(SHAPES["tiny"], torch.float32, CPU),
+    )
+    saved_bytes(base.train(), inputs, METHODS["frozen"])
+    before = tensors()
+    saved_bytes(base, inputs, METHODS["frozen"])
+    assert tensors() <= before
