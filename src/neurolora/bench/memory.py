@@ -26,7 +26,7 @@ def saved_bytes(model: nn.Module, inputs: Tensor, method: Method) -> int:
     kept: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor: Tensor) -> None:
-        """Hold the storage, so that no address comes twice; the tensor itself would hold its graph for good."""
+        """Hold the storage, so that no address comes twice; the tensor would hold its graph for good."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage
