@@ -14,22 +14,30 @@ from torch import Tensor, nn
 from neurolora.errors import ConfigError, explain
 from neurolora.tuner.auxiliary import context_of
 
+CHECKPOINTING = "gradient_checkpointing"  # transformers' switch on each module that can be checkpointed
+
 
 @contextlib.contextmanager
 def listening(model: nn.Module) -> Iterator[None]:
     """Inside, every forward of `model` keeps how loud each adapter was; then ask `take_silence_loss`.
 
+    Activation checkpointing is off inside: the backward, which runs a layer again, comes when nobody listens.
     Raises ConfigError if `model` has no adapted layers.
     """
     context = context_of(model)
     if context is None:
         do = "Add a NeuroLoRA or FlyLoRA adapter first"
         raise ConfigError(explain("listening to a model", "it has no routed adapter", do))
+    checkpointed = [module for module in model.modules() if getattr(module, CHECKPOINTING, False)]
     before, context.listens = context.listens, True
+    for module in checkpointed:
+        setattr(module, CHECKPOINTING, False)
     try:
         yield
     finally:
         context.listens = before
+        for module in checkpointed:
+            setattr(module, CHECKPOINTING, True)
 
 
 def take_silence_loss(model: nn.Module) -> Tensor:

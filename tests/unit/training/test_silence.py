@@ -100,3 +100,12 @@ def test_accumulation_changes_nothing_of_its_weight(tiny_llama: ModuleType, base
     ]
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_activation_checkpointing_changes_nothing(tiny_llama: ModuleType, base: Path) -> None:
+    states = [
+        run(tiny_llama, base, name, max_steps=3, gradient_checkpointing=checkpointing, **quiet(base, 5.0))
+        for name, checkpointing in (("plain", False), ("checkpointed", True))
+    ]
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-6)
