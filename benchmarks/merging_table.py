@@ -1,11 +1,12 @@
-"""What `world_merging.py` and `real_merging.py` share: the merges they try, and the table they print."""
+"""What `world_merging.py` and `real_merging.py` share: the merges they try and score, and their table."""
 
 from __future__ import annotations
 
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,52 @@ WIDENED = ("sum x 0.6, gates widened", "sum x 1.0, gates widened")
 SIDE = ("concat x 0.6", "concat x 1.0")
 
 
-def score_path(folder: Path, name: str, seed: int, merge: str) -> Path:
-    """Where one row of scores lies."""
-    return folder / "scores" / f"{name}-{seed}-{merge.replace(' ', '_').replace(',', '')}.json"
+Scores = dict[str, float]
 
 
-def save_scores(path: Path, name: str, seed: int, merge: str, scores: dict[str, float], rows: int) -> None:
-    """One row of the table: the scores of a merge, or of the parents alone, on every task."""
-    row = {"method": name, "seed": seed, "merge": merge, "scores": scores, "rows": rows}
+@dataclass(frozen=True)
+class Cell:
+    """One method with one seed. rows: test rows of each task."""
+
+    folder: Path
+    name: str
+    seed: int
+    rows: int
+
+
+def score_cell(
+    cell: Cell,
+    parents: Sequence[Path],
+    merges: Iterable[str],
+    alone: Callable[[], Scores],
+    merged: Callable[[Path], Scores],
+) -> None:
+    """The parents alone and every merge of them, what has been scored before left out.
+
+    alone: each parent's score on its own task. merged: a merged adapter's on all tasks.
+    """
+    from neurolora.merging import merge_adapters
+
+    if not (target := _score_path(cell, "alone")).is_file():
+        _save(target, cell, "alone", alone())
+    for merge in merges:
+        target = _score_path(cell, merge)
+        if target.is_file():
+            continue
+        output = cell.folder / "merged" / target.stem
+        merge_adapters(parents, output, overwrite=True, **MERGES[merge])
+        _save(target, cell, merge, merged(output))
+
+
+def _score_path(cell: Cell, merge: str) -> Path:
+    name = f"{cell.name}-{cell.seed}-{merge.replace(' ', '_').replace(',', '')}.json"
+    return cell.folder / "scores" / name
+
+
+def _save(path: Path, cell: Cell, merge: str, scores: Scores) -> None:
+    row = {"method": cell.name, "seed": cell.seed, "merge": merge, "scores": scores, "rows": cell.rows}
     write_json(path, {**row, "environment": environment()})
-    print(f"{name} seed {seed} {merge}: {scores}", flush=True)
+    print(f"{cell.name} seed {cell.seed} {merge}: {scores}", flush=True)
 
 
 def print_table(folder: Path, tasks: Iterable[str], merges_of: Mapping[str, Iterable[str]]) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from merging_table import DELTAS, MERGES, SIDE, WIDENED, print_table, save_scores, score_path
+from merging_table import DELTAS, SIDE, WIDENED, Cell, print_table, score_cell
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -264,23 +264,21 @@ def adapted(arguments: argparse.Namespace, folder: Path) -> nn.Module:
 
 
 def score(arguments: argparse.Namespace, name: str, seed: int) -> None:
-    from neurolora.merging import merge_adapters
-
     homes = {task: parent(arguments.folder, name, place, seed) for place, task in enumerate(TASKS)}
-    alone = score_path(arguments.folder, name, seed, "alone")
-    if not alone.is_file():
-        found = {task: accuracy(arguments, adapted(arguments, home), home, task)
-                 for task, home in homes.items()}  # fmt: skip
-        save_scores(alone, name, seed, "alone", found, arguments.rows)
-    for merge in METHODS[name].merges:
-        target = score_path(arguments.folder, name, seed, merge)
-        if target.is_file():
-            continue
-        output = arguments.folder / "merged" / target.stem
-        merge_adapters(list(homes.values()), output, overwrite=True, **MERGES[merge])
+
+    def merged(output: Path) -> dict[str, float]:
         body = adapted(arguments, output)
-        found = {task: accuracy(arguments, body, home, task) for task, home in homes.items()}
-        save_scores(target, name, seed, merge, found, arguments.rows)
+        return {task: accuracy(arguments, body, home, task) for task, home in homes.items()}
+
+    score_cell(
+        Cell(arguments.folder, name, seed, arguments.rows),
+        list(homes.values()),
+        METHODS[name].merges,
+        alone=lambda: {
+            task: accuracy(arguments, adapted(arguments, home), home, task) for task, home in homes.items()
+        },
+        merged=merged,
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

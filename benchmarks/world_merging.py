@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from merging_table import DELTAS, MERGES, SIDE, WIDENED, print_table, save_scores, score_path
+from merging_table import DELTAS, SIDE, WIDENED, Cell, print_table, score_cell
 
 TASKS = ("world-recall", "world-passage", "world-sums")
 ROUTED = {"learning_rate": 6e-3, "gate_learning_rate": 2e-3}
@@ -105,27 +105,20 @@ def score_folder(folder: Path, tasks: tuple[str, ...], arguments: argparse.Names
 
 
 def score(arguments: argparse.Namespace) -> None:
-    from neurolora.merging import merge_adapters
-
     for seed, name in cells(arguments):
-        parents = [parent(arguments.folder, name, task, seed) for task in TASKS]
-        if not all((path / "run.json").is_file() for path in parents):
+        parents = {task: parent(arguments.folder, name, task, seed) for task in TASKS}
+        if not all((path / "run.json").is_file() for path in parents.values()):
             print(f"{name} seed {seed}: not trained yet")
             continue
-        alone = score_path(arguments.folder, name, seed, "alone")
-        if not alone.is_file():
-            scores = {
-                task: score_folder(path, (task,), arguments)[task]
-                for task, path in zip(TASKS, parents, strict=True)
-            }
-            save_scores(alone, name, seed, "alone", scores, arguments.rows)
-        for merge in METHODS[name].merges:
-            target = score_path(arguments.folder, name, seed, merge)
-            if target.is_file():
-                continue
-            output = arguments.folder / "merged" / target.stem
-            merge_adapters(parents, output, overwrite=True, force=("heads",), **MERGES[merge])
-            save_scores(target, name, seed, merge, score_folder(output, TASKS, arguments), arguments.rows)
+        score_cell(
+            Cell(arguments.folder, name, seed, arguments.rows),
+            list(parents.values()),
+            METHODS[name].merges,
+            alone=lambda own=parents: {
+                task: score_folder(path, (task,), arguments)[task] for task, path in own.items()
+            },
+            merged=lambda output: score_folder(output, TASKS, arguments),
+        )
 
 
 def main() -> None:

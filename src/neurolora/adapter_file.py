@@ -7,9 +7,10 @@ Room: the floor, above errors. Anybody may call it; it reads `adapter_config.jso
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ PAIRS = (
     ("lora_A", "lora_B"),
     ("lora_embedding_A", "lora_embedding_B"),
 )
+#: Kind of gate -> its parts, in the order of Eq. 3; a part's tensor is called by it, behind `GATE`.
+GATE = "neurolora_gate_"
+GATE_PARTS = {"token": ("W1", "W2", "gamma", "beta"), "static": ("gamma",), "none": ()}
+#: peft_type -> alpha where a config does not say it.
+DEFAULT_ALPHA = {"NEUROLORA": 16, "LORA": 8}
 _PREFIX = re.compile(r"^base_model\.model\.")
 _PART = re.compile(r"^(?:(?P<module>.*)\.)?(?P<part>(?:neurolora|lora)_\w+)(?:\.(?:weight|default))?$")
 
@@ -130,3 +136,16 @@ def sorted_modules(modules: Keys) -> list[tuple[str, dict[str, str]]]:
         return [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in item[0].split(".")]
 
     return sorted(((name, parts) for name, parts in modules.items() if pair_of(parts)), key=order)
+
+
+def other_half(parts: Mapping[str, str]) -> tuple[str, ...]:
+    """Of a plain LoRA module, the A and B that it must have, by what it has of them."""
+    return tuple(half for pair in PAIRS[2:] if set(pair) & set(parts) for half in pair)
+
+
+def scaling_of(config: Mapping[str, Any], module: str, r: int) -> float:
+    """alpha / r; with `use_rslora` alpha / sqrt(r); alpha by `alpha_pattern`, as PEFT has these two."""
+    patterns = (config.get("alpha_pattern") or {}).items()
+    named = (alpha for pattern, alpha in patterns if re.match(rf"(.*\.)?({pattern})$", module))
+    alpha = next(named, config.get("lora_alpha", DEFAULT_ALPHA[config["peft_type"]]))
+    return float(alpha) / (math.sqrt(r) if config.get("use_rslora") else r)

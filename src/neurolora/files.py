@@ -27,14 +27,25 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     target = Path(target)
     temporary: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        temporary = Path(name)
-        os.close(handle)
-        yield temporary
-        _flush_to_disk(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
+        with _as_output_error(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+            temporary = Path(name)
+            os.close(handle)
+            yield temporary
+            _flush_to_disk(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(target)
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _as_output_error(target: Path) -> Iterator[None]:
+    """What the system says against writing `target`, as `OutputError`."""
+    try:
+        yield
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -42,9 +53,6 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         raise OutputError(
             explain(f"writing {target}", reason, "Free some space or choose another folder")
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -59,22 +67,16 @@ def atomic_folder(target: Path | str, *, overwrite: bool = False) -> Iterator[Pa
     target = Path(target)
     temporary: Path | None = None
     try:
-        refuse_full_folder(target, overwrite=overwrite)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-        yield temporary
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                _flush_to_disk(path)
-        temporary.chmod(0o777 & ~_umask())
-        _put_in_place(temporary, target, overwrite)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        reason = error.strerror or str(error)
-        raise OutputError(
-            explain(f"writing {target}", reason, "Free some space or choose another folder")
-        ) from error
+        with _as_output_error(target):
+            refuse_full_folder(target, overwrite=overwrite)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+            yield temporary
+            for path in temporary.rglob("*"):
+                if path.is_file():
+                    _flush_to_disk(path)
+            temporary.chmod(0o777 & ~_umask())
+            _put_in_place(temporary, target, overwrite)
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -114,44 +114,34 @@ def evaluate_command(
     source = _one_source(adapter, model)
     size = parse_batch_size(batch_size)
     named = split_names(tasks)
+    load: dict[str, Any] = {
+        "base_model": base_model, "dtype": dtype, "device": device,
+        "allow_base_mismatch": allow_base_mismatch,
+    }  # fmt: skip
+    options: dict[str, Any] = {
+        "batch_size": size, "limit": limit, "num_fewshot": num_fewshot, "split": split, "seed": seed,
+        "apply_chat_template": apply_chat_template, "max_new_tokens": max_new_tokens,
+    }  # fmt: skip
     if against_parents:
         from neurolora.cli.evaluate_parents import evaluate_against_parents
 
         refuse_with_parents(named, dataset_name, include_path)
-        load = {"base_model": base_model, "dtype": dtype, "device": device}
-        return evaluate_against_parents(
-            source,
-            html=html,
-            output_path=output_path,
-            as_json=as_json,
-            load={**load, "allow_base_mismatch": allow_base_mismatch},
-            batch_size=size,
-            limit=limit,
-            num_fewshot=num_fewshot,
-            apply_chat_template=apply_chat_template,
-            split=split,
-            seed=seed,
-            max_new_tokens=max_new_tokens,
-        )
+        pages: dict[str, Any] = {"html": html, "output_path": output_path, "as_json": as_json}
+        return evaluate_against_parents(source, load=load, **pages, **options)
     if html is not None:
         raise ConfigError(explain("eval --html", "it draws a comparison", "Add --against-parents"))
     from neurolora.evaluation import evaluate, load_for_inference
 
-    loaded = load_for_inference(source, base_model, dtype, device, allow_base_mismatch)
+    loaded = load_for_inference(source, **load)
     requests = requests_for(named, loaded.task, dataset_name, dataset_config)
+    wants_samples = log_samples and output_path is not None
     found = evaluate(
         loaded.model,
         loaded.tokenizer,
         requests,
-        batch_size=size,
-        limit=limit,
-        num_fewshot=num_fewshot,
-        log_samples=log_samples and output_path is not None,
-        apply_chat_template=apply_chat_template,
-        split=split,
-        seed=seed,
+        log_samples=wants_samples,
         include_path=include_path,
-        max_new_tokens=max_new_tokens,
+        **options,
     )
     document = {**found.to_dict(), "source": describe_source(source, base_model)}
     return _report(found, document, output_path, as_json)

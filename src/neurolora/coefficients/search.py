@@ -139,10 +139,13 @@ class _Judge:
         self.candidates, self.tasks, self.batch_size = candidates, tasks, batch_size
         self._alone: dict[str, list[float]] = {}
 
-    def __call__(self, objective: Objective, weights: Sequence[float]) -> float:
-        """Mean over tasks of the objective over its value for the parent alone."""
-        alone = self.alone(objective)
+    def __call__(self, weights: Sequence[float], *objectives: Objective) -> list[float]:
+        """For each objective, the mean over tasks of its value over that for the parent alone."""
+        alone = [self.alone(objective) for objective in objectives]
         self.candidates.take(weights)
+        return [self._relative(objective, own) for objective, own in zip(objectives, alone, strict=True)]
+
+    def _relative(self, objective: Objective, alone: Sequence[float]) -> float:
         values = [self._measure(objective, row) for row in self.tasks]
         return float(np.mean([value / max(own, 1e-8) for value, own in zip(values, alone, strict=True)]))
 
@@ -158,7 +161,7 @@ class _Judge:
 
     def all_scores(self, weights: Sequence[float]) -> dict[str, float]:
         """Every objective's value of one candidate."""
-        return {name: self(row, weights) for name, row in OBJECTIVES.items()}
+        return dict(zip(OBJECTIVES, self(weights, *OBJECTIVES.values()), strict=True))
 
     def _measure(self, objective: Objective, row: _Rows) -> float:
         model, tokenizer = self.candidates.model, self.candidates.tokenizer
@@ -177,7 +180,7 @@ def _minimise(
 
     def value(weights: Any) -> float:
         point = tuple(float(weight) for weight in weights)
-        trace.append((point, judge(objective, point)))
+        trace.append((point, judge(point, objective)[0]))
         progress(len(trace), min(found for _, found in trace))
         return trace[-1][1]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from neurolora.core.projection import private_generator
+from neurolora.core.projection import block_names, private_generator
 from neurolora.errors import ConfigError, explain
 
 GateKind = Literal["token", "static", "none"]
@@ -76,8 +76,7 @@ def initial_block_gates(
 
     The first block's is what the module would have without blocks; each other one has its own draw.
     """
-    names = [name if block == 0 else f"{name}#{block}" for block in range(blocks)]
-    made = [initial_gate(g, d, r, init=init, seed=seed, name=each) for each in names]
+    made = [initial_gate(g, d, r, init=init, seed=seed, name=each) for each in block_names(name, blocks)]
     return {part: torch.cat([gate[part] for gate in made]) for part in made[0]}
 
 

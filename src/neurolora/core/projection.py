@@ -103,9 +103,14 @@ def make_block_projections(
 
     The first block is what the module would have without blocks; each other one has its own draw.
     """
-    names = [name if block == 0 else f"{name}#{block}" for block in range(blocks)]
+    names = block_names(name, blocks)
     made = [make_projection(out_rows, in_features, name=each, **request) for each in names]
     return Projection(torch.cat([one.values for one in made]), made[0].scale)
+
+
+def block_names(name: str, blocks: int) -> list[str]:
+    """What the draws of each block of a module are keyed by: the first's is the module's own name."""
+    return [name, *(f"{name}#{block}" for block in range(1, blocks))]
 
 
 def make_projection(

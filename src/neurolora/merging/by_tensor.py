@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurolora.adapter_file import split_key
+from neurolora.adapter_file import GATE, split_key
 from neurolora.errors import AdapterError, explain
 from neurolora.merging.arithmetic import Coefficients
 from neurolora.merging.checks import Verdict
 from neurolora.merging.differences import alpha_over_r, setting
 from neurolora.merging.gates import merged_gate
-from neurolora.merging.likeness import GATE, UP
+from neurolora.merging.likeness import UP
 from neurolora.merging.request import MergeRequest
 from neurolora.merging.sources import AdapterSource, TensorStream
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from neurolora.adapter_file import GATE, GATE_PARTS, other_half
 from neurolora.merging.sources import AdapterSource
-
-GATE_PARTS = {"token": ("W1", "W2", "gamma", "beta"), "static": ("gamma",), "none": ()}
 
 
 def missing_parts(source: AdapterSource) -> list[str]:
@@ -18,7 +17,7 @@ def missing_parts(source: AdapterSource) -> list[str]:
         return ["every tensor of an adapter"]
     if source.config["peft_type"] == "LORA":
         return _missing_halves(source)
-    gate = [f"neurolora_gate_{part}" for part in GATE_PARTS.get(source.config.get("gate", "token"), ())]
+    gate = [GATE + part for part in GATE_PARTS.get(source.config.get("gate", "token"), ())]
     promised = _promised(source.config, gate)
     missing = [
         f"{module}.{part}"
@@ -32,13 +31,11 @@ def missing_parts(source: AdapterSource) -> list[str]:
 
 def _missing_halves(source: AdapterSource) -> list[str]:
     """Of plain LoRA, the A that goes with a B and the B that goes with an A."""
-    pairs = (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B"))
     return [
         f"{module}.{half}"
         for module, parts in source.modules.items()
-        for pair in pairs
-        for half in pair
-        if set(pair) & set(parts) and half not in parts
+        for half in other_half(parts)
+        if half not in parts
     ]
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurolora.adapter_file import split_key
+from neurolora.adapter_file import GATE, split_key
 from neurolora.core.projection import Projection, fingerprint
 from neurolora.errors import AdapterError, explain
 from neurolora.merging.by_tensor import BIAS, Assembled, Job, merged_config
 from neurolora.merging.differences import alpha_over_r, setting
-from neurolora.merging.likeness import FINGERPRINT, GATE, SCALE, UP, A, projection_of
+from neurolora.merging.likeness import FINGERPRINT, SCALE, UP, A, is_projection, projection_of
 from neurolora.merging.sources import AdapterSource
 
 
@@ -29,7 +29,7 @@ def assemble_side_by_side(job: Job) -> Assembled:
     """The blocked adapter. Raises AdapterError for tensors that are damaged or cannot stand together."""
     first = job.sources[0]
     packed = _can_stay_packed(job.sources)
-    keys = [key for key in first.entries if key not in job.verdict.left_out and not _is_projection(key)]
+    keys = [key for key in first.entries if key not in job.verdict.left_out and not is_projection(key)]
     tensors: dict[str, Tensor] = {}
     for done, key in enumerate(keys):
         job.progress(done, len(keys))
@@ -75,7 +75,7 @@ def _projection_tensors(module: str, sources: Sequence[AdapterSource], packed: b
     """A of one module, its scale and its fingerprint; of one parent alone as they are."""
     if len(sources) == 1:
         parts = sources[0].modules[module].values()
-        return {key: sources[0].get_tensor(key) for key in parts if _is_projection(key)}
+        return {key: sources[0].get_tensor(key) for key in parts if is_projection(key)}
     found = [projection_of(source, module) for source in sources]
     if packed:
         made = Projection(torch.cat([one.values for one in found]), found[0].scale)
@@ -99,10 +99,6 @@ def _can_stay_packed(sources: Sequence[AdapterSource]) -> bool:
         len({float(source.get_tensor(source.modules[module][SCALE]).flatten()[0]) for source in sources}) == 1
         for module in sources[0].modules
     )
-
-
-def _is_projection(key: str) -> bool:
-    return ".neurolora_A" in key
 
 
 def _config(job: Job, packed: bool) -> dict[str, Any]:

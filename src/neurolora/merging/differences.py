@@ -6,6 +6,7 @@ Room: merging. The rows of `checks.py` name these. All parents are compared with
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from neurolora.merging.completeness import missing_parts
@@ -13,12 +14,14 @@ from neurolora.merging.likeness import (
     SHOWN,
     base_difference,
     head_differences,
+    is_projection,
     is_what_it_says,
     recorded_projection,
     same_stored_projection,
     tokenizer_differences,
 )
 from neurolora.merging.sources import AdapterSource
+from neurolora.tuner.config import NeuroLoraConfig
 
 Sources = Sequence[AdapterSource]
 MOST_SHOWN = 5
@@ -26,12 +29,8 @@ ROUTED, LORA = "NEUROLORA", "LORA"
 #: PEFT's names of the methods whose adapters can be merged, each with its own kind.
 FAMILIES = (ROUTED, LORA)
 
-#: What a config means where it does not say.
-DEFAULTS: dict[str, Any] = {
-    "r": 32, "top_k": 8, "lora_alpha": 16, "routing": "abs", "gate": "token", "gate_sharing": "module",
-    "gate_dim": 64, "blocks": 1, "load_balance_rate": 0.0, "train_projection": False,
-    "base_model_name_or_path": None,
-}  # fmt: skip
+#: What a routed adapter's config means where it does not say.
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(NeuroLoraConfig)}
 
 
 def setting(config: dict[str, Any], name: str) -> Any:
@@ -112,7 +111,7 @@ def shapes(sources: Sources) -> list[str]:
         if first.entries is other.entries:
             continue  # one header
         shapes = [
-            {k: e.shape for k, e in s.entries.items() if k not in s.others and not _is_projection(k)}
+            {k: e.shape for k, e in s.entries.items() if k not in s.others and not is_projection(k)}
             for s in (first, other)
         ]
         problems += [
@@ -122,11 +121,6 @@ def shapes(sources: Sources) -> list[str]:
             if shapes[0].get(key) != shapes[1].get(key)
         ]
     return problems
-
-
-def _is_projection(key: str) -> bool:
-    """A is compared by its fingerprint: a file may hold its seed alone."""
-    return ".neurolora_A" in key
 
 
 def projections(sources: Sources) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neurolora.adapter_file import GATE
 from neurolora.core.projection import Projection, fingerprint
 from neurolora.errors import AdapterError, FingerprintMismatchError, explain
 from neurolora.merging.projections import drawn_projection, read_projection, recorded_fingerprint
@@ -20,11 +21,16 @@ from neurolora.merging.sources import AdapterSource
 from neurolora.provenance import fingerprint_file
 from neurolora.tuner.fingerprint import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, SHARE_THAT_MAY_DIFFER
 
-UP, GATE = "neurolora_B", "neurolora_gate_"
+UP = "neurolora_B"
 A, TRAINED_A = "neurolora_A", "neurolora_A_trained"
 SCALE, FINGERPRINT = "neurolora_A_scale", "neurolora_A_fingerprint"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 SHOWN = 16
+
+
+def is_projection(key: str) -> bool:
+    """Whether a tensor is A, its scale or its fingerprint; of A a file may hold the seed alone."""
+    return ".neurolora_A" in key
 
 
 def recorded_projection(source: AdapterSource, module: str) -> str:

@@ -8,8 +8,6 @@ its result is cut to that rank by its singular values. Averaging A and B apart w
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neurolora.adapter_file import scaling_of
 from neurolora.errors import AdapterError, explain
 from neurolora.merging.base_weights import BaseWeights
 from neurolora.merging.by_tensor import Assembled, Combine, Job, merged_config
@@ -58,14 +57,6 @@ def is_dora(source: AdapterSource) -> bool:
     return bool(source.config.get("use_dora"))
 
 
-def lora_scaling(config: dict[str, Any], module: str, r: int) -> float:
-    """alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA; a module may have an alpha of its own."""
-    own = config.get("alpha_pattern") or {}
-    named = [alpha for pattern, alpha in own.items() if re.match(rf"(.*\.)?({pattern})$", module)]
-    alpha = float(named[0] if named else config["lora_alpha"])
-    return alpha / (math.sqrt(r) if config.get("use_rslora") else r)
-
-
 def delta_of(source: AdapterSource, module: str, base: BaseWeights | None) -> Tensor:
     """The change of W0 (o, d) that an adapter stands for: s B A; of DoRA m (W0 + s B A) / |.| - W0."""
     factors = _factors(source, module)
@@ -90,7 +81,7 @@ def _factors(source: AdapterSource, module: str) -> Factors:
     if down.dim() != 2 or up.dim() != 2:
         found = f"{module} in {source.folder} has A {tuple(down.shape)} and B {tuple(up.shape)}"
         raise AdapterError(explain("merging LoRA adapters", found, "Only LoRA on linear layers is merged"))
-    return Factors(up * lora_scaling(source.config, module, len(down)), down)
+    return Factors(up * scaling_of(source.config, module, len(down)), down)
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from neurolora.adapter_file import GATE, GATE_PARTS
 from neurolora.errors import AdapterError, explain
 from neurolora.merging.stored_adapter import StoredAdapter
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-GATE = "neurolora_gate_"
-#: Kind of gate -> its parts, in the order of Eq. 3.
-GATE_PARTS = {"token": ("W1", "W2", "gamma", "beta"), "static": ("gamma",), "none": ()}
 
 
 def random_inputs(module: str, width: int, tokens: int, seed: int) -> Tensor:

@@ -5,8 +5,6 @@ Room: merging. `interference_collection` and `routing_sets` call it. NeuroLoRA, 
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurolora.adapter_file import (
-    PAIRS,
+    DEFAULT_ALPHA,
     WEIGHTS,
     Keys,
     group_keys,
     method_name,
     open_weights,
+    other_half,
     pair_of,
     read_adapter_config,
+    scaling_of,
     shape_of,
     sorted_modules,
 )
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROUTED = "NEUROLORA"
-#: peft_type -> the scaling's numerator where the config does not say it.
-DEFAULT_ALPHA = {ROUTED: 16, "LORA": 8}
 W1 = "neurolora_gate_W1"
 
 
@@ -91,14 +89,8 @@ class StoredAdapter:
         return recorded_fingerprint(self.weights, key) if key else None
 
     def scaling(self, module: str) -> float:
-        """alpha / r; with `use_rslora` alpha / sqrt(r); alpha by `alpha_pattern`, as PEFT has these two."""
-        r = self.up_shape(module)[1]
-        alpha = self.config.get("lora_alpha", DEFAULT_ALPHA[self.config["peft_type"]])
-        for pattern, special in (self.config.get("alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                alpha = special
-                break
-        return float(alpha) / (math.sqrt(r) if self.config.get("use_rslora") else r)
+        """The factor of B, as `scaling_of` has it."""
+        return scaling_of(self.config, module, self.up_shape(module)[1])
 
     def delta(self, module: str, with_A: bool) -> Delta:
         """The update of a module as factors, B alone or with its dense A. Raises AdapterError."""
@@ -198,7 +190,7 @@ def _require_complete(folder: Path, config: dict[str, Any], modules: Keys) -> No
 def _expected(config: dict[str, Any], parts: dict[str, str]) -> tuple[str, ...]:
     """Parts without which a module cannot be compared, by what its config and its other parts promise."""
     if config["peft_type"] != ROUTED:
-        return tuple(half for pair in PAIRS[2:] if set(pair) & set(parts) for half in pair)
+        return other_half(parts)
     whole = config.get("save_projection", True) and not config.get("train_projection", False)
     trained = ("neurolora_A_trained",) if config.get("train_projection", False) else ()
     projection = ("neurolora_A", "neurolora_A_scale") if whole else trained

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurolora.adapter_file import (
-    PAIRS,
+    GATE,
+    GATE_PARTS,
     WEIGHTS,
     Keys,
     group_keys,
     method_name,
     open_weights,
+    other_half,
     pair_of,
     read_adapter_config,
     shape_of,
@@ -30,8 +32,6 @@ from neurolora.provenance import fingerprint_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-GATE = "neurolora_gate_"
-GATE_PARTS = {"token": ("W1", "W2", "gamma", "beta"), "static": ("gamma",), "none": ()}
 NOT_TRAINED = ("neurolora_A", "neurolora_A_scale", "neurolora_A_fingerprint", "neurolora_bias")
 
 
@@ -131,7 +131,7 @@ def _check_parts(folder: Path, config: dict[str, Any], modules: Keys) -> None:
     missing = sorted(
         f"{name}.{part}"
         for name, parts in modules.items()
-        for part in (_promised(config) if routed else _other_half(parts)) - set(parts)
+        for part in (_promised(config) if routed else set(other_half(parts))) - set(parts)
     )
     if routed and not missing:
         missing = _missing_gates(config, modules)
@@ -154,11 +154,6 @@ def _promised(config: dict[str, Any]) -> set[str]:
         parts = GATE_PARTS.get(config.get("gate", "token"), ())
         promised |= {GATE + part for part in parts if sharing == "module" or part != "W1"}
     return promised
-
-
-def _other_half(parts: dict[str, str]) -> set[str]:
-    """Of plain LoRA, the A that goes with a B and the B that goes with an A."""
-    return {half for pair in PAIRS[2:] if set(pair) & set(parts) for half in pair}
 
 
 def _missing_gates(config: dict[str, Any], modules: Keys) -> list[str]:
