@@ -1,4 +1,4 @@
-"""Training by `torchrun` in two processes (DDP, gloo, CPU) equals one process that accumulates twice."""
+"""Training by `torchrun` in two processes (DDP, gloo, CPU) equals one process that accumulates twice as often."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from neurolora.training import load_config, run_training
+from neurolora.training.silence import Silence
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:
@@ -30,33 +31,73 @@ def torchrun(config: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.slow
-def test_two_processes_equal_one_that_accumulates(tmp_path: Path, tiny_llama: ModuleType) -> None:
-    tiny_llama.make_model(tmp_path / "model", dropout=0.0)
-    tiny_llama.make_rows(tmp_path / "data")
+def settings(
+    tiny_llama: ModuleType, base: Path, name: str, accumulate: int, **changes: Any
+) -> dict[str, Any]:
     common = {"max_steps": 4, "logging_steps": 1, "eval_steps": 2, "save_steps": 2}
     common |= {"init_weights": "gaussian", "load_balance_rate": 0.01}
+    own = {"output_dir": str(base / name), "gradient_accumulation_steps": accumulate}
+    made: dict[str, Any] = tiny_llama.settings(base, **common, **own, **changes)
+    return made
 
-    def settings(name: str, accumulate: int) -> dict[str, Any]:
-        changes = {"output_dir": str(tmp_path / name), "gradient_accumulation_steps": accumulate}
-        made: dict[str, Any] = tiny_llama.settings(tmp_path, **common, **changes)
-        return made
 
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump(settings("two", 1)))
-    done = torchrun(tmp_path / "two.yaml")
+def train_in_two(settings: dict[str, Any], base: Path) -> subprocess.CompletedProcess[str]:
+    (base / "two.yaml").write_text(yaml.safe_dump(settings))
+    done = torchrun(base / "two.yaml")
     assert done.returncode == 0, done.stderr[-3000:]
-    document = json.loads(done.stdout)  # one document: the second process prints nothing
-    assert (document["processes"], document["steps"]) == (2, 4)
-    run_training(load_config(None, settings("one", 2)), progress=False)
+    return done
 
-    compared = ("step", "loss", "orthogonality_loss", "learning_rate", "grad_norm", "eval_loss")
-    expected = [{k: v for k, v in line.items() if k in compared} for line in read_lines(tmp_path / "one")]
-    found = [{k: v for k, v in line.items() if k in compared} for line in read_lines(tmp_path / "two")]
+
+def assert_same_run(base: Path, *compared: str) -> None:
+    """The folders `one` and `two` hold the same log lines, in the fields compared, and the same weights."""
+    expected = [{k: v for k, v in line.items() if k in compared} for line in read_lines(base / "one")]
+    found = [{k: v for k, v in line.items() if k in compared} for line in read_lines(base / "two")]
     assert found == [pytest.approx(line, rel=1e-4) for line in expected]
-    first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    first, second = (load_file(base / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.allclose(value.double(), second[name].double(), atol=1e-4), name
-    states = {entry.name for entry in (tmp_path / "two" / "checkpoint-4").iterdir() if "rng" in entry.name}
+
+
+@pytest.fixture
+def base(tmp_path: Path, tiny_llama: ModuleType) -> Path:
+    tiny_llama.make_model(tmp_path / "model", dropout=0.0)
+    tiny_llama.make_rows(tmp_path / "data")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_that_accumulates(base: Path, tiny_llama: ModuleType) -> None:
+    done = train_in_two(settings(tiny_llama, base, "two", 1), base)
+    document = json.loads(done.stdout)  # one document: the second process prints nothing
+    assert (document["processes"], document["steps"]) == (2, 4)
+    run_training(load_config(None, settings(tiny_llama, base, "one", 2)), progress=False)
+
+    assert_same_run(base, "step", "loss", "orthogonality_loss", "learning_rate", "grad_norm", "eval_loss")
+    states = {entry.name for entry in (base / "two" / "checkpoint-4").iterdir() if "rng" in entry.name}
     assert states == {"rng_state_0.pth", "rng_state_1.pth"}
-    assert not list((tmp_path / "two").glob(".*"))
+    assert not list((base / "two").glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("accumulate", "checkpointing"), [(1, False), (2, True)])
+def test_silence_is_the_mean_over_processes_and_counts_once_a_step(
+    base: Path, tiny_llama: ModuleType, monkeypatch: pytest.MonkeyPatch, accumulate: int, checkpointing: bool
+) -> None:
+    (base / "text.txt").write_text("\n".join(f"w{i} w{i + 7} w{i + 11}" for i in range(30)))
+    silence = {"silence_weight": 0.02, "silence_data": str(base / "text.txt"), "silence_batch_size": 2}
+    changes = {**silence, "silence_every": 2, "gradient_checkpointing": checkpointing}
+    train_in_two(settings(tiny_llama, base, "two", accumulate, **changes), base)
+
+    of_a_place = Silence.batch
+
+    def of_both(self: Silence, collate: Any, seed: int, step: int, micro_batch: int, process: int) -> Any:
+        """What process `micro_batch % 2` of two hears, as each takes every second batch of the task."""
+        assert process == 0
+        return of_a_place(self, collate, seed, step, micro_batch // 2, micro_batch % 2)
+
+    monkeypatch.setattr(Silence, "batch", of_both)
+    one = settings(tiny_llama, base, "one", 2 * accumulate, **changes)
+    run_training(load_config(None, one), progress=False)
+    assert_same_run(base, "step", "loss", "orthogonality_loss", "silence_loss", "grad_norm")
+    assert [line["step"] for line in read_lines(base / "two") if "silence_loss" in line] == [1, 3]

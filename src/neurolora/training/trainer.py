@@ -125,7 +125,8 @@ class NeuroLoraTrainer(Trainer):
     def _with_silence(self, loss: Tensor, steps: int) -> Tensor:
         """`loss` and the weighted silence loss, which counts once a step, whatever the accumulation.
 
-        Its rows go past any wrapper for distribution: one backward serves both losses.
+        Its rows go past any wrapper for distribution: one backward serves both losses, and what the wrapper
+        does to the gradients there makes it the mean over processes, each of which hears rows of its own.
         """
         place = (self.state.global_step, self._micro_batch, self.accelerator.process_index)
         self._micro_batch += 1
