@@ -77,7 +77,7 @@ def language_scores(
 def language_run(
     arguments: argparse.Namespace, task: str, method: str, rate: float, seed: int, split: str
 ) -> dict[str, Any]:
-    from neurolora.training import load_config, run_training
+    from neurolora.training import RunHooks, load_config, run_training
 
     before: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,7 @@ def language_run(
             load_config(None, settings),
             overwrite=True,
             progress=False,
-            before_training=lambda m, t: before.update(language_scores(m, t, arguments, task, split)),
+            hooks=RunHooks(lambda m, t: before.update(language_scores(m, t, arguments, task, split))),
         )
     after = language_scores(result.model, result.tokenizer, arguments, task, split)
     return {"before": before, "after": after, "trainable": trainable(result.model)}

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from neurolora.errors import DataError, OutputError
 from neurolora.tasks import read_task
-from neurolora.training import load_config, run_training
+from neurolora.training import RunHooks, load_config, run_training
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,8 @@ def test_equal_seeds_give_equal_bits_whatever_happened_before(
             torch.manual_seed(987)
             torch.rand(5)
         config = short(base, tiny_llama, tmp_path / name)
-        run_training(config, progress=False, before_training=(lambda *_: torch.rand(3)) if disturb else None)
+        hooks = RunHooks(before_training=(lambda *_: torch.rand(3)) if disturb else None)
+        run_training(config, progress=False, hooks=hooks)
         found.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
     assert found[0] == found[1]
     config = short(base, tiny_llama, tmp_path / "c", seed=7)
@@ -174,12 +175,13 @@ DISK_FULL = """
 import resource, sys
 import torch
 torch.set_num_threads(1)
-from neurolora.training import load_config, run_training
+from neurolora.training import RunHooks, load_config, run_training
 import json
 settings = json.loads(sys.argv[1])
 def limit(*_):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-run_training(load_config(None, settings), progress=False, resume="auto", before_training=limit)
+hooks = RunHooks(before_training=limit)
+run_training(load_config(None, settings), progress=False, resume="auto", hooks=hooks)
 """
 
 

@@ -78,7 +78,7 @@ def _load(config: Path | None, words: list[str]) -> TrainingConfig:
 
 def train(config: TrainingConfig, resume: bool, overwrite: bool) -> RunResult:
     """Train with messages on stderr, scoring the start where the config asks for it."""
-    from neurolora.training import run_training
+    from neurolora.training import RunHooks, run_training
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     console = messages()
@@ -91,7 +91,7 @@ def train(config: TrainingConfig, resume: bool, overwrite: bool) -> RunResult:
         resume="auto" if resume else None,
         overwrite=overwrite,
         notify=lambda text: console.print(text, markup=False),
-        before_training=score_before,
+        hooks=RunHooks(before_training=score_before),
     )
 
 

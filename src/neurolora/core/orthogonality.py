@@ -76,6 +76,30 @@ def orthogonality_loss(B: Tensor, C: Tensor, top_k: int, eps: float = 1e-8) -> T
     return (C.detach().to(B.dtype) * squared_cosines).sum((-2, -1)) / (top_k * (r - top_k))
 
 
+def protection_loss(
+    change: Tensor, past: Tensor, active: Tensor, frequency: Tensor, eps: float = 1e-8
+) -> Tensor:
+    """How much of what is being learned lies in the directions that earlier tasks use.
+
+    L = sum over i, j of a_i f_j cos(change_i, past_j)^2 / (sum of a * sum of f): Eq. 7 between the columns of
+    what a task has changed of B and the columns of B as earlier tasks left it, each weighted by how often it
+    is active, now (a) and then (f). Not in the papers.
+
+    change, past (..., o, r), active, frequency (..., r) of any floating dtype -> (...) float32 or wider, with
+    gradient to `change` alone. A column of zeros has cosine 0 with all, as in Eq. 7. Zero if none is active.
+    """
+    dtype = torch.promote_types(change.dtype, torch.float32)
+    D, B = change.to(dtype), past.detach().to(dtype)
+    with _without_autocast(D.device):
+        products = D.mT @ B
+    sizes = D.square().sum(-2).clamp(min=eps * eps).unsqueeze(-1) * B.square().sum(-2).clamp(
+        min=eps * eps
+    ).unsqueeze(-2)
+    a, f = active.detach().to(dtype), frequency.detach().to(dtype)
+    weighted = torch.einsum("...i,...ij,...j->...", a, products.square() / sizes, f)
+    return weighted / (a.sum(-1) * f.sum(-1)).clamp(min=eps)
+
+
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Autocast would round these sums to 8 bits of mantissa."""
     if not torch.amp.is_autocast_available(device.type):

@@ -11,7 +11,7 @@ itself, since the prompt's ids are all that a model has when it generates; `join
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from neurolora.errors import ConfigError, DataError, explain
@@ -47,6 +47,12 @@ class EncodingReport:
     def to_dict(self) -> dict[str, int]:
         """Plain JSON values."""
         return asdict(self)
+
+    @classmethod
+    def join(cls, reports: Sequence[EncodingReport]) -> EncodingReport:
+        """One report for all: the sums, and the longest of all rows."""
+        sums = {f.name: sum(getattr(one, f.name) for one in reports) for f in fields(cls)}
+        return cls(**{**sums, "longest": max(one.longest for one in reports)})
 
 
 def encode_pair(tokenizer: Any, prompt: str, completion: str) -> EncodedPair:

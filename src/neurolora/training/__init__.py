@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from neurolora.training.config import TrainingConfig, load_config
     from neurolora.training.optim import create_optimizer_groups
     from neurolora.training.plan import make_plan
-    from neurolora.training.run import RunResult, run_training
+    from neurolora.training.run import RunHooks, RunResult, run_training
     from neurolora.training.trainer import NeuroLoraTrainer
 
 _HOMES = {
     "NeuroLoraCallback": "callback",
     "NeuroLoraTrainer": "trainer",
+    "RunHooks": "run",
     "RunResult": "run",
     "TrainingConfig": "config",
     "create_optimizer_groups": "optim",
@@ -27,6 +28,7 @@ _HOMES = {
 __all__ = [
     "NeuroLoraCallback",
     "NeuroLoraTrainer",
+    "RunHooks",
     "RunResult",
     "TrainingConfig",
     "create_optimizer_groups",

@@ -8,19 +8,21 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
 @dataclass
 class LossWindow:
-    """Sums over the micro-batches since `start`, the step of the last log line."""
+    """Sums over the micro-batches since `start`, the step of the last log line.
+
+    extra: of each extra loss by name, its sum over steps and the number of steps that had it.
+    """
 
     start: int = 0
     task: float = 0.0
     orthogonality: float | None = None
-    silence: float = 0.0
-    silent_steps: float = 0.0
+    extra: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, task: float, orthogonality: float | None) -> None:
         """Add what one micro-batch contributes to its step's loss, and to L where there is one."""
@@ -28,10 +30,11 @@ class LossWindow:
         if orthogonality is not None:
             self.orthogonality = (self.orthogonality or 0.0) + orthogonality
 
-    def add_silence(self, loud: float, share: float) -> None:
-        """Add what one micro-batch, `share` of its step, contributes to the silence loss of a step."""
-        self.silence += loud * share
-        self.silent_steps += share
+    def add_extra(self, name: str, value: float, share: float) -> None:
+        """Add what one micro-batch, `share` of its step, contributes to an extra loss of a step."""
+        sums = self.extra.setdefault(name, [0.0, 0.0])
+        sums[0] += value * share
+        sums[1] += share
 
     def drain(self, step: int, mean: Callable[[float], float]) -> dict[str, float]:
         """Means per step up to `step`, and an empty window from there."""
@@ -39,10 +42,10 @@ class LossWindow:
         means = {"loss": mean(self.task / steps)}
         if self.orthogonality is not None:
             means["orthogonality_loss"] = mean(self.orthogonality / steps)
-        if self.silent_steps:
-            means["silence_loss"] = mean(self.silence / self.silent_steps)
+        for name, (total, count) in self.extra.items():
+            means[f"{name}_loss"] = mean(total / count)
         self.start, self.task, self.orthogonality = step, 0.0, None
-        self.silence = self.silent_steps = 0.0
+        self.extra = {}
         return means
 
     def save(self, path: Path) -> None:

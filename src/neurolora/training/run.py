@@ -10,9 +10,9 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
@@ -35,6 +35,9 @@ from neurolora.training.run_folder import (
 )
 from neurolora.world import resolve_model_name
 
+if TYPE_CHECKING:
+    from neurolora.training.extra_loss import ExtraLoss
+
 Notify = Callable[[str], None]
 ROUTING_BATCHES = 8
 
@@ -48,6 +51,20 @@ class RunResult:
     model: Any = None
     tokenizer: Any = None
     is_main_process: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class RunHooks:
+    """Where others take part in a run; what they do must follow from the config alone, as a resume redoes it.
+
+    before_training: called with the adapted model and the tokenizer before the first step: for other weights
+    to start from, or scores of the start; what it does to the random state changes nothing. extra_losses:
+    made from the model as it starts, on its device. train_rows: from the tokenizer, in place of the config's.
+    """
+
+    before_training: Callable[[Any, Any], None] | None = None
+    extra_losses: Callable[[Any], Sequence[ExtraLoss]] | None = None
+    train_rows: Callable[[Any], setup.Rows] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +88,12 @@ def run_training(
     overwrite: bool = False,
     progress: bool = True,
     notify: Notify = _silent,
-    before_training: Callable[[Any, Any], None] | None = None,
+    hooks: RunHooks | None = None,
 ) -> RunResult:
     """Train as `config` says and fill its run folder.
 
     resume: `"auto"` goes on from the newest whole checkpoint (from the start if there is none; nothing is
     done if the run is finished), a path from that checkpoint. overwrite: replace a run that is there.
-    before_training: called with the adapted model and the tokenizer before the first step, for scores of the
-    start; whatever it does to the random state changes nothing.
 
     Raises `ConfigError`, `DataError`, `OutputError`, or `TrainingError` (a NaN; a damaged checkpoint).
     """
@@ -93,7 +108,8 @@ def run_training(
         refuse_if_used(folder)
     set_seed(config.train.seed)
     arguments = setup.training_arguments(config, evaluate=True)  # finds the processes of a distributed run
-    prepared = _prepare(config, notify)
+    hooks = hooks or RunHooks()
+    prepared = _prepare(config, hooks, notify)
     config = prepared.config
     checkpoint = _start_folder(prepared, arguments, resume, overwrite)
     if resume is not None:
@@ -101,9 +117,11 @@ def run_training(
     model = setup.load_base_model(config)
     set_seed(config.train.seed)  # the adapter must not depend on what was drawn while loading
     model = setup.add_adapter(model, config)
-    if before_training is not None:
-        before_training(model, prepared.tokenizer)
+    if hooks.before_training is not None:
+        hooks.before_training(model, prepared.tokenizer)
     trainer = _make_trainer(prepared, model, progress)
+    if hooks.extra_losses is not None:  # now that the model is on its device
+        trainer.extra_losses += tuple(hooks.extra_losses(model))
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     summary = _summary(trainer, prepared, time.perf_counter() - started, checkpoint)
@@ -111,10 +129,10 @@ def run_training(
     return RunResult(folder, summary, model, prepared.tokenizer, bool(trainer.args.should_save))
 
 
-def _prepare(config: TrainingConfig, notify: Notify) -> _Prepared:
+def _prepare(config: TrainingConfig, hooks: RunHooks, notify: Notify) -> _Prepared:
     """Tokenizer and data; without a validation split there is no `eval_loss`, unless it was asked for."""
     tokenizer, notes = setup.load_tokenizer(config, setup.load_model_config(config))
-    train = setup.load_rows(config, tokenizer, "train")
+    train = hooks.train_rows(tokenizer) if hooks.train_rows else setup.load_rows(config, tokenizer, "train")
     notes += _encoding_notes(train)
     validation = None
     if config.train.eval_strategy != "no":
@@ -177,7 +195,7 @@ def _make_trainer(prepared: _Prepared, model: Any, progress: bool) -> Any:
         data_collator=CompletionCollator(prepared.tokenizer),
         processing_class=prepared.tokenizer,
         gate_learning_rate=config.train.gate_learning_rate,
-        silence=_silence(config, prepared.tokenizer),
+        extra_losses=_silence(config, prepared.tokenizer),
         callbacks=[MetricsFile(config.output_dir / METRICS)],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
@@ -186,15 +204,15 @@ def _make_trainer(prepared: _Prepared, model: Any, progress: bool) -> Any:
     return trainer
 
 
-def _silence(config: TrainingConfig, tokenizer: Any) -> Any:
+def _silence(config: TrainingConfig, tokenizer: Any) -> list[ExtraLoss]:
     from neurolora.training.silence import silence_of
 
     train = config.train
     if train.silence_data is None:
-        return None
+        return []
     rows = train.silence_batch_size or max(1, train.per_device_train_batch_size // 2)
     data = (train.silence_weight, train.silence_data, rows, train.silence_every)
-    return silence_of(*data, tokenizer, config.data.max_length)
+    return [silence_of(*data, tokenizer, config.data.max_length)]
 
 
 def _summary(trainer: Any, prepared: _Prepared, seconds: float, checkpoint: Path | None) -> dict[str, Any]:

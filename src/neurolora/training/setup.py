@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from neurolora.errors import ConfigError, NeuroLoraError, TargetError, explain
 from neurolora.provenance import fingerprint_rows
 from neurolora.tasks import (
+    CompletionCollator,
     EncodingReport,
     TaskRequest,
     encode_all,
@@ -111,8 +113,8 @@ def add_adapter(model: Any, config: TrainingConfig) -> Any:
         raise TargetError(explain("adding the adapter", str(error), do)) from error
 
 
-def load_finished(config: TrainingConfig) -> tuple[Any, Any]:
-    """Model and tokenizer of a finished run, from its folder."""
+def load_finished(config: TrainingConfig, is_trainable: bool = False) -> tuple[Any, Any]:
+    """Model and tokenizer of a finished run, from its folder; its adapter frozen unless `is_trainable`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = str(config.output_dir)
@@ -123,7 +125,8 @@ def load_finished(config: TrainingConfig) -> tuple[Any, Any]:
 
     import neurolora.tuner  # noqa: F401  (PEFT must know the method)
 
-    return PeftModel.from_pretrained(load_base_model(config), folder), tokenizer
+    base = load_base_model(config)
+    return PeftModel.from_pretrained(base, folder, is_trainable=is_trainable), tokenizer
 
 
 def load_rows(config: TrainingConfig, tokenizer: Any, split: str) -> Rows:
@@ -136,6 +139,18 @@ def load_rows(config: TrainingConfig, tokenizer: Any, split: str) -> Rows:
     examples = [make_example(template, row) for row in raw]
     rows, report = encode_all(examples, tokenizer, config.data.max_length, config.data.overlong)
     return Rows(rows, report, dataclasses.replace(request, limit=None))
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """The rows of several tasks as one training set; its request is that of the first."""
+    reports = [part.report for part in parts]
+    return Rows([row for part in parts for row in part.rows], EncodingReport.join(reports), parts[0].request)
+
+
+def collator(tokenizer: Any, device: Any) -> Callable[[list[Any]], dict[str, Any]]:
+    """Encoded rows to a batch on a device, as training makes them."""
+    collate = CompletionCollator(tokenizer)
+    return lambda rows: {name: value.to(device) for name, value in collate(rows).items()}
 
 
 def training_arguments(config: TrainingConfig, evaluate: bool) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from neurolora.errors import ConfigError, DataError, explain
 from neurolora.tasks.files import read_records, read_utf8
 from neurolora.tasks.records import text_of
+from neurolora.training.extra_loss import Moment
 from neurolora.tuner import listening, take_silence_loss
 from neurolora.world import MODEL_ALIAS, generate_text
 
@@ -35,6 +36,7 @@ class Silence:
     rows: Sequence[Any]
     batch_size: int
     every: int = 1
+    name: str = "silence"
 
     def __post_init__(self) -> None:
         problems = [
@@ -60,9 +62,13 @@ class Silence:
 
     def batch(self, collate: Callable[[list[Any]], Any], seed: int, *place: int) -> Any:
         """The rows of one micro-batch; place: step, micro-batch, process."""
-        generator = torch.Generator().manual_seed(_mixed(seed, *place))
+        generator = torch.Generator().manual_seed(mixed_seed(seed, *place))
         chosen = torch.randint(len(self.rows), (min(self.batch_size, len(self.rows)),), generator=generator)
         return collate([self.rows[i] for i in chosen.tolist()])
+
+    def __call__(self, model: nn.Module, moment: Moment) -> Tensor:
+        """How loud the adapters are on the rows of this moment; they go past any wrapper for distribution."""
+        return silence_loss(model, self.batch(moment.collate, moment.seed, *moment.place))
 
 
 def silence_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
@@ -107,6 +113,6 @@ def text_rows(texts: Sequence[str], tokenizer: Any, length: int) -> list[dict[st
     return rows
 
 
-def _mixed(*numbers: int) -> int:
-    """One seed from several numbers."""
-    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "little") >> 1
+def mixed_seed(*parts: int | str) -> int:
+    """One seed from several numbers and names."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1

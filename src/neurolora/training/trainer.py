@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ from neurolora.training.checkpoints import (
     rotate,
     why_not_written,
 )
+from neurolora.training.extra_loss import ExtraLoss, Moment
 from neurolora.training.loss_window import LossWindow
 from neurolora.training.losses import add_missing_orthogonality, last_losses, step_share, step_tokens
 from neurolora.training.optim import GATE_LEARNING_RATE, create_optimizer_groups, learning_rates
-from neurolora.training.silence import Silence, silence_loss
 from neurolora.tuner.hooks import SCALE
 
 STATE_FILE = "trainer_state.json"
@@ -42,7 +43,7 @@ class NeuroLoraTrainer(Trainer):
     """A `Trainer` for routed adapters (and, unchanged, for any other model).
 
     `args.learning_rate` is B's rate, `gate_learning_rate` the gate's; both follow one schedule.
-    With `silence` the adapter is kept quiet on text of no task (`training/silence.py`), logged apart.
+    `extra_losses` (`extra_loss.py`) are added to the task's loss and logged apart: silence, for example.
     It logs `loss` (the task's alone) and `orthogonality_loss` (unweighted) apart, and `eval_loss` as the mean
     over label tokens, whatever the batch size. It stops at a NaN or infinite loss or gradient with
     `TrainingError`, before anything is saved. A checkpoint appears whole or not at all; if it cannot be
@@ -53,13 +54,13 @@ class NeuroLoraTrainer(Trainer):
         self,
         *args: Any,
         gate_learning_rate: float = GATE_LEARNING_RATE,
-        silence: Silence | None = None,
+        extra_losses: Sequence[ExtraLoss] = (),
         **kwargs: Any,
     ):
         self.optimizer_cls_and_kwargs: Any
         super().__init__(*args, **kwargs)
         self.gate_learning_rate = gate_learning_rate
-        self.silence = silence
+        self.extra_losses = tuple(extra_losses)
         self._micro_batch = 0
         self.args.logging_nan_inf_filter = False  # a NaN is an error here, not a number to be smoothed over
         self.add_callback(NeuroLoraCallback())
@@ -119,27 +120,36 @@ class NeuroLoraTrainer(Trainer):
         value = float(loss.detach())
         self._check_finite(value, "loss")
         self._note_losses(value / across, across / steps)
-        loss = self._with_silence(loss, steps)
+        loss = self._with_extra_losses(loss, inputs, outputs, steps)
         return (loss, outputs) if return_outputs else loss
 
-    def _with_silence(self, loss: Tensor, steps: int) -> Tensor:
-        """`loss` and the weighted silence loss, which counts once a step, whatever the accumulation.
+    def _with_extra_losses(self, loss: Tensor, inputs: dict[str, Any], outputs: Any, steps: int) -> Tensor:
+        """`loss` and the weighted extra losses, each of which counts once a step, whatever the accumulation.
 
-        Its rows go past any wrapper for distribution: one backward serves both losses, and what the wrapper
-        does to the gradients there makes it the mean over processes, each of which hears rows of its own.
+        Their forwards go past any wrapper for distribution: one backward serves all losses, and what the
+        wrapper does to the gradients there makes each the mean over processes.
         """
-        place = (self.state.global_step, self._micro_batch, self.accelerator.process_index)
+        step, micro_batch = self.state.global_step, self._micro_batch
         self._micro_batch += 1
-        if self.silence is None or not self.silence.is_due(place[0]):
+        due = [extra for extra in self.extra_losses if extra.is_due(step)]
+        if not due:
             return loss
-        batch = self._prepare_inputs(self.silence.batch(self.data_collator, self.args.seed, *place))
-        with self.compute_loss_context_manager():
-            loud = silence_loss(self.model, batch)
-        value, share = float(loud.detach()), 1 / self.current_gradient_accumulation_steps
-        self._check_finite(value, "silence loss")
-        self.window.add_silence(value, share)
-        total: Tensor = loss + (self.silence.weight * steps * share * loud).to(loss)
-        return total
+        place = (self.args.seed, step, micro_batch, self.accelerator.process_index)
+        moment = Moment(*place, inputs, outputs, self._collate)
+        share = 1 / self.current_gradient_accumulation_steps
+        for extra in due:
+            with self.compute_loss_context_manager():
+                found = extra(self.model, moment)
+            value = float(found.detach())
+            self._check_finite(value, f"{extra.name} loss")
+            self.window.add_extra(extra.name, value, share)
+            loss = loss + (extra.weight * steps * share * found).to(loss)
+        return loss
+
+    def _collate(self, rows: list[Any]) -> dict[str, Any]:
+        """Rows as a batch on the model's device."""
+        batch: dict[str, Any] = self._prepare_inputs(self.data_collator(rows))
+        return batch
 
     def _loss_factors(self, items: Any) -> tuple[int, int]:
         """What the Trainer multiplies and what it divides the model's loss with before it goes backward."""

@@ -1,0 +1,1 @@
+"""Learning task after task: streams, strategies, metrics, runs that survive being killed."""

@@ -1,0 +1,197 @@
+"""One cell of a comparison: one strategy, one order, one seed; every task learned and scored in turn.
+
+Room: continual; called by `run`. A cell is a chain of training runs, each in a run folder of its own, so that
+it resumes as they do. What passes from a task to the next: the published adapter and the strategy's memory,
+both as files, and nothing else: no optimizer state, no random state. So it does not matter to a task whether
+the one before was learned in this process.
+
+    tasks/0-NAME/run/       the training run
+    tasks/0-NAME/adapter/   the adapter for all tasks so far, where the run's own is not that
+    memory/after-0/         what the strategy keeps; the newest alone
+    state.json              R so far
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neurolora.continual.config import StrategyEntry, StreamConfig
+from neurolora.continual.learner import Learner, TaskData
+from neurolora.continual.memory import Memory
+from neurolora.continual.scoring import Scorer
+from neurolora.continual.state import CellState, load_state
+from neurolora.continual.weights import go_on_from, put_beside
+from neurolora.training import setup
+from neurolora.training.checkpoints import list_checkpoints
+from neurolora.training.config import TrainingConfig
+from neurolora.training.run import RunHooks, RunResult, run_training
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Which cell, and its folder."""
+
+    config: StreamConfig
+    entry: StrategyEntry
+    order: list[str]
+    seed: int
+    folder: Path
+    progress: bool = False
+
+    @property
+    def name(self) -> str:
+        """For messages: the row of the comparison, the order, the seed."""
+        return f"{self.folder.parent.name}, {self.folder.name}"
+
+    @property
+    def stages(self) -> list[list[str]]:
+        """The tasks that are learned at once, one list after another."""
+        return [self.order] if self.entry.row.scope == "together" else [[task] for task in self.order]
+
+    def task_folder(self, stage: int) -> Path:
+        """Where a stage's run and adapter lie."""
+        return self.folder / "tasks" / f"{stage}-{'+'.join(self.stages[stage])[:60]}"
+
+    def training(self, stage: int, task: str | None = None) -> TrainingConfig:
+        """The training config of a stage, as the stream's file has it."""
+        folder = self.task_folder(stage) / "run"
+        name = self.stages[stage][0] if task is None else task
+        return self.config.training(self.entry, name, seed=self.seed, place=stage, output_dir=folder)
+
+    def adapter(self, stage: int) -> Path:
+        """The published adapter after a stage."""
+        published = self.task_folder(stage) / "adapter"
+        return published if published.is_dir() else self.task_folder(stage) / "run"
+
+    def past(self, stage: int) -> Path | None:
+        """The adapter that a stage builds on."""
+        return None if stage == 0 or self.entry.row.carry == "nothing" else self.adapter(stage - 1)
+
+    def memory(self, stage: int) -> Path:
+        """What was kept after a stage."""
+        return self.folder / "memory" / f"after-{stage}"
+
+
+def run_cell(cell: Cell, scorer: Scorer, notify: Notify) -> CellState:
+    """Learn and score what is not done yet. Raises what training and evaluation raise."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    state = load_state(cell.folder, cell.order, notify)
+    for stage, tasks in enumerate(cell.stages):
+        if state.learned <= stage:
+            notify(f"{cell.name}: learning {', '.join(tasks)} ({stage + 1} of {len(cell.stages)})")
+            state.add_task(_learn(cell, stage))
+            state.save(cell.folder)
+        _clean(cell, stage)
+        _score(cell, stage, state, scorer, notify)
+    return state
+
+
+def _learn(cell: Cell, stage: int) -> dict[str, Any]:
+    """Train on a stage's rows, publish the adapter, keep what the next stage needs; what it took."""
+    started = time.perf_counter()
+    learner = _learner(cell, stage)
+    result = _train(cell, stage, learner)
+    trained = time.perf_counter()
+    learner.publish(cell.task_folder(stage) / "run", cell.past(stage), cell.task_folder(stage) / "adapter")
+    memory = _remember(cell, stage, learner, result)
+    memory.save(cell.memory(stage))
+    return {
+        "train_seconds": result.summary["seconds"],
+        "seconds": round(time.perf_counter() - started, 3),
+        "after_seconds": round(time.perf_counter() - trained, 3),
+        "memory_bytes": memory.nbytes,
+        "adapter_bytes": sum(path.stat().st_size for path in cell.adapter(stage).glob("*.safetensors")),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "trainable_parameters": result.summary["trainable_parameters"],
+    }
+
+
+def _learner(cell: Cell, stage: int) -> Learner:
+    row = cell.entry.row
+    memory = Memory.load(cell.memory(stage - 1)) if stage and row.scope == "stream" else Memory()
+    return row.learner(row.knobs.model_validate(cell.entry.settings), memory)
+
+
+def _train(cell: Cell, stage: int, learner: Learner) -> RunResult:
+    config = _config(cell, stage)
+    hooks = RunHooks(
+        before_training=lambda model, tokenizer: _begin(cell, stage, model),
+        extra_losses=learner.losses,
+        train_rows=(lambda tokenizer: _all_rows(cell, stage, tokenizer))
+        if len(cell.stages[stage]) > 1
+        else None,
+    )
+    return run_training(config, resume="auto", progress=cell.progress, hooks=hooks)
+
+
+def _config(cell: Cell, stage: int) -> TrainingConfig:
+    """Full fine-tuning has no adapter to carry: the model before is the base of the next."""
+    config, past = cell.training(stage), cell.past(stage)
+    if past is None or config.adapter.method != "full":
+        return config
+    section = config.model.model_copy(update={"model_name_or_path": str(past)})
+    return config.model_copy(update={"model": section})
+
+
+def _begin(cell: Cell, stage: int, model: Any) -> None:
+    """Bring in what earlier tasks left."""
+    past = cell.past(stage)
+    if past is None or not hasattr(model, "peft_config"):
+        return
+    {"weights": go_on_from, "frozen": put_beside}[cell.entry.row.carry](model, past)
+
+
+def _all_rows(cell: Cell, stage: int, tokenizer: Any) -> setup.Rows:
+    """The training rows of all tasks of a stage, one after another; the trainer shuffles."""
+    parts = [setup.load_rows(cell.training(stage, task), tokenizer, "train") for task in cell.stages[stage]]
+    return setup.join_rows(parts)
+
+
+def _remember(cell: Cell, stage: int, learner: Learner, result: RunResult) -> Memory:
+    """What the strategy keeps; nothing after the last task, which nothing follows."""
+    if cell.entry.row.scope != "stream" or stage + 1 == len(cell.stages) or _keeps_nothing(learner):
+        return Memory()
+    config, model, tokenizer = cell.training(stage), result.model, result.tokenizer
+    if model is None:  # the run was finished by a process that is gone
+        model, tokenizer = setup.load_finished(config, is_trainable=True)
+        if cell.entry.row.carry == "frozen" and (past := cell.past(stage)) is not None:
+            put_beside(model, past)
+    rows = setup.load_rows(config, tokenizer, "train").rows
+    collate = setup.collator(tokenizer, next(model.parameters()).device)
+    return learner.remember(model, TaskData(rows, collate, config.train.seed), stage)
+
+
+def _keeps_nothing(learner: Learner) -> bool:
+    return type(learner).remember is Learner.remember
+
+
+def _clean(cell: Cell, stage: int) -> None:
+    """What nothing needs any more: this stage's checkpoints, the memory of the one before."""
+    for checkpoint in list_checkpoints(cell.task_folder(stage) / "run"):
+        shutil.rmtree(checkpoint)
+    if stage:
+        shutil.rmtree(cell.memory(stage - 1), ignore_errors=True)
+
+
+def _score(cell: Cell, stage: int, state: CellState, scorer: Scorer, notify: Notify) -> None:
+    """Every entry of this row of R that is missing."""
+    wanted = cell.order
+    if cell.entry.row.scope == "alone":
+        wanted = cell.stages[stage]
+    elif not cell.config.eval.unseen and cell.entry.row.scope == "stream":
+        wanted = cell.order[: stage + 1]
+    missing = [task for task in wanted if task not in state.scores[stage]]
+    if not missing:
+        return
+    notify(f"{cell.name}: scoring {', '.join(missing)}")
+    for task, score in scorer.score(cell.adapter(stage), missing):
+        state.add_score(stage, task, score)
+        state.save(cell.folder)

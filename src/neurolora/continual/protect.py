@@ -1,0 +1,90 @@
+"""Ours: the orthogonality loss extended to earlier tasks. What a task changes of B is kept orthogonal to the
+columns that earlier tasks use, the more so the oftener these were active there.
+
+Room: continual. For routed adapters (NeuroLoRA, FlyLoRA).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from neurolora.continual.learner import Knobs, Learner, TaskData
+from neurolora.continual.memory import Memory
+from neurolora.continual.weights import TRAINED
+from neurolora.core.orthogonality import protection_loss
+from neurolora.training.extra_loss import ExtraLoss, Moment
+from neurolora.tuner import adapter_layers, routing_statistics
+
+
+class ProtectKnobs(Knobs):
+    """How much it weighs, and how well it is measured."""
+
+    weight: float = Field(1.0, gt=0, description="of the loss")
+    samples: int = Field(256, gt=0, description="rows on which it is counted how often a rank is active")
+    batch_size: int = Field(16, gt=0)
+
+
+@dataclass(frozen=True)
+class ProtectLoss:
+    """Mean over modules of `core.orthogonality.protection_loss`. past and frequency by the module's path."""
+
+    past: dict[str, Tensor]
+    frequency: dict[str, Tensor]
+    weight: float
+    name: str = "protect"
+
+    def is_due(self, step: int) -> bool:
+        """At every step."""
+        return True
+
+    def __call__(self, model: nn.Module, moment: Moment) -> Tensor:
+        """From the routing that the task's own forward has recorded, where it has: else all ranks count."""
+        terms = []
+        for path, layer in adapter_layers(model):
+            B, past = layer.neurolora_B[TRAINED], self.past[path]
+            record = layer.records.get(TRAINED)
+            active = torch.ones_like(self.frequency[path]) if record is None else record.coactivation.sum(-1)
+            terms.append(protection_loss(B - past, past, active, self.frequency[path]))
+        return torch.stack(terms).mean()
+
+
+class ProtectLearner(Learner):
+    """Keeps how often each rank was active in earlier tasks, r numbers a module; B is the adapter's own."""
+
+    def losses(self, model: nn.Module) -> list[ExtraLoss]:
+        """None for the first task."""
+        if not self.memory.tensors:
+            return []
+        layers = dict(adapter_layers(model))
+        past = {path: layer.neurolora_B[TRAINED].detach().clone() for path, layer in layers.items()}
+        frequency = {path: self.memory.tensors[layers[path].name].to(B) for path, B in past.items()}
+        return [ProtectLoss(past, frequency, self.knobs.weight)]
+
+    def remember(self, model: nn.Module, data: TaskData, task: int) -> Memory:
+        """The mean over tasks of each rank's frequency."""
+        found = active_frequencies(model, data, self.knobs.samples, self.knobs.batch_size)
+        tasks = int(self.memory.values.get("tasks", 0))
+        mean = {
+            name: (self.memory.tensors.get(name, torch.zeros_like(new)) * tasks + new) / (tasks + 1)
+            for name, new in found.items()
+        }
+        return Memory(mean, {"tasks": tasks + 1})
+
+
+@torch.no_grad()
+def active_frequencies(model: nn.Module, data: TaskData, samples: int, batch_size: int) -> dict[str, Tensor]:
+    """Of each module, by its name, the share of tokens on which each rank is active: (r) float32."""
+    was_training = model.training
+    model.eval()
+    try:
+        with routing_statistics(model) as statistics:
+            for batch in data.batches(samples, batch_size):
+                model(**{name: value for name, value in batch.items() if name != "labels"})
+    finally:
+        model.train(was_training)
+    rows = statistics.summary()["layers"]
+    return {row["name"]: torch.tensor(row["active_frequency"], dtype=torch.float32) for row in rows}

@@ -1,0 +1,163 @@
+"""From the states of all cells to the matrices, the metrics with intervals, and their files.
+
+Room: continual; called by `run` and, through `results.json`, read by the report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurolora.continual.config import StreamConfig, label_of
+from neurolora.continual.metrics import METRICS, bootstrap_interval, forward_transfer, intransigence
+from neurolora.continual.state import load_state
+from neurolora.errors import DataError
+from neurolora.files import write_json, write_text
+from neurolora.provenance import environment
+
+RESULTS, CSV = "results.json", "R.csv"
+
+
+def read_cells(config: StreamConfig, folder: Path) -> list[dict[str, Any]]:
+    """Every cell that has begun: label, order, seed, R, scores, costs, and whether it is complete."""
+    from neurolora.continual.run import cells
+
+    found = []
+    for cell in cells(config, folder):
+        if not cell.folder.is_dir():
+            continue
+        state = load_state(cell.folder, cell.order, lambda text: None)
+        R = state.matrix()
+        found.append(
+            {
+                "label": label_of(config, cell.entry),
+                "scope": cell.entry.row.scope,
+                "order": cell.order,
+                "order_number": int(cell.folder.name.split("-")[1]),
+                "seed": cell.seed,
+                "R": R if cell.entry.row.scope == "stream" else _bound(R, cell.entry.row.scope),
+                "scores": state.scores,
+                "costs": state.costs,
+                "complete": _is_complete(R, cell.entry.row.scope),
+            }
+        )
+    return found
+
+
+def _bound(R: list[list[float]], scope: str) -> list[list[float]]:
+    """The scores of a bound stand on the diagonal (alone), or in every row (together)."""
+    return [R[0]] * len(R) if scope == "together" else R
+
+
+def _is_complete(R: list[list[float]], scope: str) -> bool:
+    if scope == "together":
+        return not any(math.isnan(value) for value in R[0])
+    if scope == "alone":
+        return not any(math.isnan(R[i][i]) for i in range(len(R)))
+    return not any(math.isnan(R[j][i]) for j in range(len(R)) for i in range(j + 1))
+
+
+def summarise(config: StreamConfig, before: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
+    """All cells with their metrics, and for each label the means over orders and seeds with intervals."""
+    alone = _alone(config, found)
+    for cell in found:
+        cell["metrics"] = _metrics(cell, before, alone.get(cell["seed"])) if cell["complete"] else {}
+    labels = list(dict.fromkeys(cell["label"] for cell in found))
+    return {
+        "tasks": config.task_names,
+        "before": before,
+        "rows": [_row(config, label, [c for c in found if c["label"] == label]) for label in labels],
+        "cells": found,
+        "config": config.resolved(),
+        "environment": environment(),
+    }
+
+
+def _alone(config: StreamConfig, found: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
+    """seed -> task -> score, of the first row of the comparison that learns each task by itself."""
+    cells = [cell for cell in found if cell["scope"] == "alone" and cell["complete"]]
+    own = [cell for cell in cells if cell["label"] == cells[0]["label"]]
+    return {cell["seed"]: {task: cell["R"][i][i] for i, task in enumerate(cell["order"])} for cell in own}
+
+
+def _metrics(
+    cell: dict[str, Any], before: dict[str, Any], alone: dict[str, float] | None
+) -> dict[str, float]:
+    """What can be said of a finished cell; a bound has its mean accuracy alone."""
+    R, order = np.array(cell["R"]), cell["order"]
+    if cell["scope"] != "stream":
+        return {"average_accuracy": float(R.diagonal().mean())}
+    values = {name: measure(R) for name, measure in METRICS.items()}
+    with contextlib.suppress(DataError):  # tasks to come were not scored
+        values["forward_transfer"] = forward_transfer(R, [before[task]["value"] for task in order])
+    if alone is not None:
+        values["intransigence"] = intransigence(R, [alone[task] for task in order])
+    return values
+
+
+def _row(config: StreamConfig, label: str, mine: list[dict[str, Any]]) -> dict[str, Any]:
+    """The means of a label's finished cells: each task's last accuracy, and the metrics."""
+    done = [cell for cell in mine if cell["complete"]]
+    last = {task: [_last(cell, task) for cell in done] for task in config.task_names}
+    measured = [cell["metrics"] for cell in done]
+    names = list(dict.fromkeys(name for one in measured for name in one))
+    return {
+        "label": label,
+        "cells": len(mine),
+        "complete": len(done),
+        "accuracy": {task: bootstrap_interval(values).to_dict() for task, values in last.items() if values},
+        "metrics": {
+            name: bootstrap_interval(
+                [cell["metrics"][name] for cell in done if name in cell["metrics"]]
+            ).to_dict()
+            for name in names
+        },
+    }
+
+
+def _last(cell: dict[str, Any], task: str) -> float:
+    place = cell["order"].index(task)
+    return float(cell["R"][place if cell["scope"] == "alone" else -1][place])
+
+
+def write_results(folder: Path, summary: dict[str, Any]) -> None:
+    """`results.json` and `R.csv`, each whole."""
+    write_json(folder / RESULTS, _plain(summary))
+    write_text(folder / CSV, to_csv(summary))
+
+
+def to_csv(summary: dict[str, Any]) -> str:
+    """One line for each entry of each R that was measured."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["label", "order", "seed", "after", "task", "value", "stderr", "n", "metric"])
+    for cell in summary["cells"]:
+        for after, scores in enumerate(cell["scores"]):
+            for task, score in scores.items():
+                values = [score["value"], score["stderr"], score["n"], score["metric"]]
+                writer.writerow(
+                    [
+                        cell["label"],
+                        " ".join(cell["order"]),
+                        cell["seed"],
+                        cell["order"][after],
+                        task,
+                        *values,
+                    ]
+                )
+    return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no NaN: null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,134 @@
+"""A whole comparison: every strategy, order and seed of a stream, resumed where it stopped.
+
+Room: continual. `run_continual` is what `neurolora continual` calls; the page is made by the command line
+from what this leaves.
+
+    config.yaml, env.json   what was asked; where it ran
+    before.json             the base model's scores: what forward transfer is counted from
+    cells/LABEL/order-0-seed-0/   one cell each (`cell.py`)
+    results.json, R.csv     all matrices; metrics with intervals
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from neurolora.continual.cell import Cell, run_cell
+from neurolora.continual.config import StreamConfig, label_of
+from neurolora.continual.results import read_cells, summarise, write_results
+from neurolora.continual.scoring import Scorer
+from neurolora.errors import ConfigError, OutputError, explain
+from neurolora.files import write_json, write_text
+from neurolora.provenance import environment
+from neurolora.training.config import to_yaml
+
+CONFIG, ENVIRONMENT, BEFORE = "config.yaml", "env.json", "before.json"
+#: Top-level keys that may change between a run and its resume: more of the same, or no number depends on it.
+MAY_CHANGE = frozenset({"output_dir"})
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """What a comparison left. summary: `results.json`."""
+
+    output_dir: Path
+    summary: dict[str, Any]
+
+
+def run_continual(
+    config: StreamConfig,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+    notify: Notify = lambda text: None,
+) -> StreamResult:
+    """Run every cell that is not done, and write the results; a finished comparison is only written again.
+
+    A folder that holds a run of the same config is gone on with. Raises ConfigError for one of another
+    config, with the differences; OutputError for a folder of something else; and what training raises.
+    """
+    folder = Path(config.output_dir)
+    _open_folder(config, folder, overwrite)
+    _require_rows(config)
+    scorer = Scorer(config)
+    before = _score_base(config, folder, scorer, notify)
+    for cell in cells(config, folder, progress):
+        run_cell(cell, scorer, notify)
+        write_results(folder, summarise(config, before, read_cells(config, folder)))
+    return StreamResult(folder, json.loads((folder / "results.json").read_text(encoding="utf-8")))
+
+
+def cells(config: StreamConfig, folder: Path, progress: bool = False) -> Iterator[Cell]:
+    """All cells; the bounds, to which the order of tasks means nothing, go through the first alone."""
+    orders = list(enumerate(config.all_orders))
+    for entry in config.strategies:
+        own = orders if entry.row.scope == "stream" else orders[:1]
+        for (number, order), seed in itertools.product(own, config.seeds):
+            place = folder / "cells" / label_of(config, entry) / f"order-{number}-seed-{seed}"
+            yield Cell(config, entry, order, seed, place, progress)
+
+
+def _open_folder(config: StreamConfig, folder: Path, overwrite: bool) -> None:
+    import shutil
+
+    if (folder / CONFIG).is_file():
+        if overwrite:
+            for name in ("cells", CONFIG, BEFORE, ENVIRONMENT, "results.json", "R.csv", "report.html"):
+                path = folder / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        else:
+            _require_same(config, folder / CONFIG)
+            return
+    elif folder.is_dir() and any(folder.iterdir()):
+        do = "Choose another output_dir"
+        raise OutputError(
+            explain(f"starting a stream in {folder}", "it holds files that are no stream's", do)
+        )
+    write_json(folder / ENVIRONMENT, environment())
+    write_text(folder / CONFIG, to_yaml(config.resolved()))
+
+
+def _require_same(config: StreamConfig, path: Path) -> None:
+    """What was begun is gone on with under the same settings. Raises ConfigError with the differences."""
+    before, now = yaml.safe_load(path.read_text(encoding="utf-8")), config.resolved()
+    changed = [
+        f"{name} was {before.get(name)!r}, is {now[name]!r}"
+        for name in now
+        if name not in MAY_CHANGE and before.get(name) != now[name]
+    ]
+    if changed:
+        do = f"Give the settings of {path}, choose another output_dir, or replace the run with --overwrite"
+        raise ConfigError(explain(f"going on with the stream in {path.parent}", "; ".join(changed), do))
+
+
+def _require_rows(config: StreamConfig) -> None:
+    """Every task has rows to learn and rows to be scored on. Raises DataError before the first step."""
+    import dataclasses
+
+    from neurolora.tasks import load_rows
+
+    scorer = Scorer(config)
+    for task in config.tasks:
+        request = dataclasses.replace(scorer.request(task), limit=1)
+        for split in ("train", config.eval.split):
+            load_rows(request, split)
+
+
+def _score_base(config: StreamConfig, folder: Path, scorer: Scorer, notify: Notify) -> dict[str, Any]:
+    """The base model's scores on every task."""
+    path = folder / BEFORE
+    if not path.is_file():
+        notify("scoring the base model")
+        name = config.model["model_name_or_path"]
+        write_json(path, dict(scorer.score(name, config.task_names)))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,37 @@
+"""What earlier tasks left, brought into a model that is about to learn the next one.
+
+Room: continual. `default` is the adapter that a run trains, `past` the frozen one beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+TRAINED, PAST = "default", "past"
+
+
+def go_on_from(model: Any, folder: Path) -> None:
+    """Give the model's trained adapter the weights of the one in `folder`, to the bit."""
+    model.load_adapter(str(folder), TRAINED, is_trainable=True)
+
+
+def put_beside(model: Any, folder: Path) -> None:
+    """Load the adapter in `folder` as a frozen one that is active together with the trained one.
+
+    A checkpoint of the run holds the trained one alone, so that it stays as small as without the other.
+    """
+    model.load_adapter(str(folder), PAST, is_trainable=False)
+    model.base_model.set_adapter([TRAINED, PAST])
+    freeze(model, PAST)
+    model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=[TRAINED])
+
+
+def freeze(model: nn.Module, adapter: str) -> None:
+    """No parameter of an adapter is trained any more."""
+    for name, value in model.named_parameters():
+        if adapter in name.split("."):
+            value.requires_grad_(False)
