@@ -52,6 +52,12 @@ COMMANDS = (
     CommandRow("generate", "neurolora.cli.generate", "generate_command", "Continue prompts with an adapter."),
     CommandRow("inspect", "neurolora.cli.inspect", "inspect_command", "Show what an adapter folder holds."),
     CommandRow("merge", "neurolora.cli.merge", "merge_command", "Merge adapters into one, without training."),
+    CommandRow(
+        "continual",
+        "neurolora.cli.continual",
+        "continual_command",
+        "Learn task after task, and measure what is kept.",
+    ),
     CommandRow("bench", "neurolora.cli.bench", "bench_command", "Measure speed and memory beside LoRA."),
     CommandRow("demo", "neurolora.cli.demo", "demo_command", "Run the main job on the embedded default."),
 )

@@ -1,1 +1,41 @@
 """Learning task after task: streams, strategies, metrics, runs that survive being killed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neurolora.continual.config import StreamConfig, load_stream
+    from neurolora.continual.results import table_rows
+    from neurolora.continual.run import StreamResult, cells, run_continual
+    from neurolora.continual.strategies import STRATEGIES, Strategy
+
+# Public name -> the file of this room that holds it.
+_HOMES = {
+    "STRATEGIES": "strategies",
+    "Strategy": "strategies",
+    "StreamConfig": "config",
+    "StreamResult": "run",
+    "cells": "run",
+    "load_stream": "config",
+    "run_continual": "run",
+    "table_rows": "results",
+}
+
+__all__ = [
+    "STRATEGIES",
+    "Strategy",
+    "StreamConfig",
+    "StreamResult",
+    "cells",
+    "load_stream",
+    "run_continual",
+    "table_rows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

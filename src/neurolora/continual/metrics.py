@@ -1,8 +1,8 @@
 """What a stream of tasks taught and cost, from its matrix of accuracies: pure functions of numbers.
 
 Room: continual. R (T, T) float: R[j, i] is the accuracy on task i after training on task j, tasks in the
-order they were learned, both from 0. Larger is better; any unit (all results are in the unit of R). An entry that
-was not measured is NaN; what a metric needs must be there.
+order they were learned, both from 0. Larger is better; any unit (all results are in the unit of R). An entry
+that was not measured is NaN; what a metric needs must be there.
 """
 
 from __future__ import annotations

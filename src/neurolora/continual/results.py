@@ -126,6 +126,40 @@ def _last(cell: dict[str, Any], task: str) -> float:
     return float(cell["R"][place if cell["scope"] == "alone" else -1][place])
 
 
+#: The columns of a table, by the metrics' names.
+TITLES = {
+    "average_accuracy": "average",
+    "backward_transfer": "BWT",
+    "learning_accuracy": "learning",
+    "forgetting": "forgetting",
+    "forward_transfer": "FWT",
+    "intransigence": "intransigence",
+}
+
+
+def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str | None]]]:
+    """Column names and, for each label, `mean [low, high]` of each task's last accuracy and each metric.
+
+    The column `runs` counts the cells that are complete, of those that have begun.
+    """
+    tasks, titles = summary["tasks"], TITLES
+    rows: list[list[str | None]] = []
+    for row in summary["rows"]:
+        values = [row["accuracy"].get(task) for task in tasks] + [row["metrics"].get(m) for m in titles]
+        runs = (
+            str(row["complete"]) if row["complete"] == row["cells"] else f"{row['complete']}/{row['cells']}"
+        )
+        rows.append([row["label"], *map(_shown, values), runs])
+    return ["strategy", *tasks, *titles.values(), "runs"], rows
+
+
+def _shown(value: dict[str, Any] | None) -> str | None:
+    if value is None:
+        return None
+    mean = f"{value['mean']:.1f}"
+    return mean if value["count"] < 2 else f"{mean} [{value['low']:.1f}, {value['high']:.1f}]"
+
+
 def write_results(folder: Path, summary: dict[str, Any]) -> None:
     """`results.json` and `R.csv`, each whole."""
     write_json(folder / RESULTS, _plain(summary))
