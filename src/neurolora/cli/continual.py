@@ -122,7 +122,7 @@ def _print_cells(stream: StreamConfig, as_json: bool) -> None:
 def _print_strategies(as_json: bool) -> None:
     from neurolora.continual import STRATEGIES
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": row.name,
             "about": row.about,
