@@ -30,6 +30,12 @@ def tiny_llama() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def tiny_stream(tiny_llama: ModuleType) -> ModuleType:
+    """`tests/tiny_stream.py`: three small tasks in a row for the tiny model."""
+    return _beside("tiny_stream")
+
+
+@pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """`tests/tiny_models.py`: tiny models of all kinds, and their batches."""
     return _beside("tiny_models")

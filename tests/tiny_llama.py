@@ -9,7 +9,9 @@ from pathlib import Path
 WORDS = [f"w{i}" for i in range(60)]
 
 
-def make_model(folder: Path, layers: int = 2, hidden: int = 16, dropout: float = 0.1) -> Path:
+def make_model(
+    folder: Path, layers: int = 2, hidden: int = 16, dropout: float = 0.1, spread: float = 0.02
+) -> Path:
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -24,7 +26,7 @@ def make_model(folder: Path, layers: int = 2, hidden: int = 16, dropout: float =
     config = LlamaConfig(
         vocab_size=len(names), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
         num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=64,
-        pad_token_id=0, eos_token_id=1, attention_dropout=dropout,
+        pad_token_id=0, eos_token_id=1, attention_dropout=dropout, initializer_range=spread,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -1,0 +1,174 @@
+"""Whole streams on a tiny model: every strategy, what passes between tasks, results, refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from neurolora.continual import STRATEGIES, load_stream, run_continual
+from neurolora.errors import ConfigError, OutputError
+
+
+def run(path: Path, **options: Any) -> dict[str, Any]:
+    return run_continual(load_stream(path), progress=False, **options).summary
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory, tiny_stream: ModuleType) -> tuple[Path, dict[str, Any]]:
+    base = tmp_path_factory.mktemp("stream")
+    return base / "out", run(tiny_stream.write_stream(base, tiny_stream.ROWS))
+
+
+def test_every_strategy_is_there_and_finishes(
+    stream: tuple[Path, dict[str, Any]], tiny_stream: ModuleType
+) -> None:
+    assert {row["strategy"] for row in tiny_stream.ROWS} == set(STRATEGIES)
+    rows = {row["label"]: row for row in stream[1]["rows"]}
+    assert len(rows) == len(tiny_stream.ROWS)
+    for label, row in rows.items():
+        assert (row["complete"], row["cells"]) == (1, 1), label
+        assert set(row["accuracy"]) == set(tiny_stream.TASKS)
+        assert all(0 <= value["mean"] <= 100 for value in row["accuracy"].values())
+
+
+def test_every_entry_of_the_matrix_is_there(stream: tuple[Path, dict[str, Any]]) -> None:
+    for cell in stream[1]["cells"]:
+        if cell["scope"] == "stream":
+            assert all(value is not None for row in cell["R"] for value in row)
+            wanted = {"average_accuracy", "backward_transfer", "forward_transfer", "intransigence"}
+            assert wanted <= set(cell["metrics"])
+    lines = (stream[0] / "R.csv").read_text().splitlines()
+    streams = sum(cell["scope"] == "stream" for cell in stream[1]["cells"])
+    assert len(lines) == 1 + 9 * streams + 3 + 3
+
+
+def test_the_tasks_are_learned_and_forgotten(stream: tuple[Path, dict[str, Any]]) -> None:
+    """So that the strategies have something to do."""
+    cell = next(cell for cell in stream[1]["cells"] if cell["label"] == "sequential-neurolora")
+    before = [stream[1]["before"][task]["value"] for task in cell["order"]]
+    assert all(cell["R"][i][i] > 1.5 * before[i] for i in range(3))
+    assert cell["metrics"]["backward_transfer"] < -0.1
+
+
+def adapters(folder: Path, label: str) -> list[Path]:
+    tasks = sorted((folder / "cells" / label / "order-0-seed-0" / "tasks").iterdir())
+    return [task / "adapter" if (task / "adapter").is_dir() else task / "run" for task in tasks]
+
+
+def test_a_sequential_adapter_starts_where_the_one_before_ended(stream: tuple[Path, dict[str, Any]]) -> None:
+    """A learning rate of zero would leave it: here the frozen A is the same, and B has moved on from it."""
+    first, second, _ = (
+        load_file(path / "adapter_model.safetensors") for path in adapters(stream[0], "sequential-neurolora")
+    )
+    for name in first:
+        same = bool((first[name] == second[name]).all())
+        assert same == ("neurolora_A" in name), name
+
+
+def test_growing_keeps_every_earlier_block_to_the_bit(stream: tuple[Path, dict[str, Any]]) -> None:
+    folders = adapters(stream[0], "grow-neurolora")
+    states = [load_file(path / "adapter_model.safetensors") for path in folders]
+    blocks = [json.loads((path / "adapter_config.json").read_text()).get("blocks", 1) for path in folders]
+    assert blocks == [1, 2, 3]
+    name = next(name for name in states[0] if name.endswith("neurolora_B"))
+    scale = 8  # of r, as alpha / r is put into B where blocks are joined
+    old, new = states[0][name], states[2][name]
+    ratio = (new[:, :scale] / old)[old != 0]
+    assert float(ratio.std()) < 1e-6 * abs(float(ratio.mean()))
+    A = [states[2][other][8 * i : 8 * i + 8] for other in states[2] if other.endswith("_A") for i in range(3)]
+    assert not any(bool((A[0] == other).all()) for other in A[1:3])
+
+
+def test_olora_adds_its_ranks(stream: tuple[Path, dict[str, Any]]) -> None:
+    ranks = [
+        json.loads((path / "adapter_config.json").read_text())["r"]
+        for path in adapters(stream[0], "o-lora-lora")
+    ]
+    assert ranks == [4, 8, 12]
+
+
+def test_nothing_is_left_that_is_not_needed(stream: tuple[Path, dict[str, Any]]) -> None:
+    assert not list(stream[0].rglob("checkpoint-*"))
+    for cell in (stream[0] / "cells").glob("*/*"):
+        assert len(list((cell / "memory").iterdir())) == 1 or cell.parent.name.startswith("together")
+
+
+def test_costs_grow_only_where_documented(stream: tuple[Path, dict[str, Any]]) -> None:
+    for cell in stream[1]["cells"]:
+        if cell["scope"] != "stream":
+            continue
+        strategy = STRATEGIES[next(name for name in STRATEGIES if cell["label"].startswith(name))]
+        adapter = [cost["adapter_bytes"] for cost in cell["costs"]]
+        memory = [cost["memory_bytes"] for cost in cell["costs"]][:2]
+        grows = adapter[1] > 1.5 * adapter[0] or memory[1] > 1.5 * memory[0]
+        assert grows == strategy.grows, (cell["label"], adapter, memory)
+
+
+def test_a_finished_stream_is_only_read(stream: tuple[Path, dict[str, Any]]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (stream[0] / "cells").rglob("*") if path.is_file()}
+    said: list[str] = []
+    found = run(stream[0].parent / "stream.yaml", notify=said.append)
+    after = {path: path.stat().st_mtime_ns for path in (stream[0] / "cells").rglob("*") if path.is_file()}
+    assert (before, said) == (after, [])
+    assert found["rows"] == stream[1]["rows"]
+
+
+def test_the_same_config_gives_the_same_bits(
+    stream: tuple[Path, dict[str, Any]], tiny_stream: ModuleType, tmp_path: Path
+) -> None:
+    values = yaml.safe_load((stream[0].parent / "stream.yaml").read_text())
+    again = {
+        **values,
+        "output_dir": str(tmp_path / "again"),
+        "strategies": [tiny_stream.ROWS[6], tiny_stream.ROWS[8]],
+    }
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(again))
+    found = run(tmp_path / "again.yaml")
+    for cell in found["cells"]:
+        first = next(one for one in stream[1]["cells"] if one["label"] == cell["label"])
+        assert cell["scores"] == first["scores"]
+    for label in ("replay-neurolora", "grow-neurolora"):
+        for old, new in zip(adapters(stream[0], label), adapters(tmp_path / "again", label), strict=True):
+            a, b = (load_file(path / "adapter_model.safetensors") for path in (old, new))
+            assert all(bool((a[name] == b[name]).all()) for name in a)
+
+
+def test_another_config_is_refused_with_the_difference(stream: tuple[Path, dict[str, Any]]) -> None:
+    path = stream[0].parent / "other.yaml"
+    values = yaml.safe_load((stream[0].parent / "stream.yaml").read_text())
+    path.write_text(yaml.safe_dump({**values, "seeds": [3]}))
+    with pytest.raises(ConfigError, match=r"seeds was \[0\], is \[3\]"):
+        run(path)
+
+
+def test_a_folder_of_something_else_is_refused(tiny_stream: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("x")
+    with pytest.raises(OutputError, match="no stream's"):
+        run(tiny_stream.write_stream(tmp_path, [tiny_stream.entry("sequential", "lora")]))
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "x"
+
+
+def test_unseen_tasks_may_be_left_out(tiny_stream: ModuleType, tmp_path: Path) -> None:
+    path = tiny_stream.write_stream(
+        tmp_path,
+        [tiny_stream.entry("sequential", "lora")],
+        eval={"unseen": False},
+        orders=[["c", "a", "b"], ["a", "b", "c"]],
+        train={**tiny_stream.TRAIN, "max_steps": 1},
+    )
+    found = run(path)
+    assert [cell["order"] for cell in found["cells"]] == [["c", "a", "b"], ["a", "b", "c"]]
+    for cell in found["cells"]:
+        assert cell["complete"]
+        unseen = [cell["R"][j][i] for j in range(3) for i in range(j + 1, 3)]
+        assert all(value is None or math.isnan(value) for value in unseen)
+        assert "forward_transfer" not in cell["metrics"]
+    assert found["rows"][0]["complete"] == 2
