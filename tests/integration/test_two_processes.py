@@ -1,4 +1,4 @@
-"""Training by `torchrun` in two processes (DDP, gloo, CPU) equals one process that accumulates twice as often."""
+"""Training by `torchrun` in two processes (DDP, gloo, CPU) equals one that accumulates twice as often."""
 
 from __future__ import annotations
 
