@@ -1,7 +1,7 @@
 """Writing files so that a reader never sees half of one.
 
-Room: the floor, above errors. Anybody may call it. It touches only the paths it is given, and names of its own
-beside them that start with a dot.
+Room: the floor, above errors. Anybody may call it. It touches only the paths it is given, and names of
+its own beside them that start with a dot.
 """
 
 from __future__ import annotations
