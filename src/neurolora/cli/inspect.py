@@ -38,6 +38,15 @@ Text = Annotated[
     ),
 ]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of the texts to run.")]
+Tokens = Annotated[
+    int | None,
+    typer.Option(
+        "--tokens", min=1, help="Several adapters without --text: random inputs to route. [default: 512]"
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="What these random inputs are drawn from. [default: 0]")
+]
 
 
 def inspect_command(
@@ -47,6 +56,8 @@ def inspect_command(
     text: Text = None,
     base_model: BaseModel = None,
     max_tokens: MaxTokens = 8192,
+    tokens: Tokens = None,
+    seed: Seed = None,
     device: Device = None,
     dtype: Dtype = None,
     allow_base_mismatch: Mismatch = False,
@@ -58,8 +69,8 @@ def inspect_command(
 
     Two or more: the interference of each pair in each module they have in common (cosine of the deltas,
     sign conflicts, energy, overlap of the routing sets, column spaces of B), and which of them will lose
-    most when merged. Routing is compared on random inputs, or with --text on what the base model makes of
-    the texts.
+    most when merged. Routing is compared on random inputs (--tokens of them, drawn from --seed), or with
+    --text on what the base model makes of the texts.
 
     Only the adapters' own files are read unless there is a --text, whatever the size of the base. Plain LoRA
     adapters are read too.
@@ -74,13 +85,24 @@ def inspect_command(
         "max_tokens": max_tokens,
         "allow_base_mismatch": allow_base_mismatch,
     }
+    drawn = {name: value for name, value in (("tokens", tokens), ("seed", seed)) if value is not None}
+    _refuse_drawing(drawn, len(adapters), bool(text))
     folders = [find_folder(adapter) for adapter in adapters]
     if len(folders) == 1:
         _inspect_one(folders[0], text or [], as_json, html, model)
         return
     from neurolora.cli.inspect_several import inspect_several
 
-    inspect_several(folders, [read_text(path) for path in text or []], as_json, html, **model)
+    inspect_several(folders, [read_text(path) for path in text or []], drawn, as_json, html, **model)
+
+
+def _refuse_drawing(drawn: dict[str, int], adapters: int, has_text: bool) -> None:
+    """Raises ConfigError if random inputs are asked for where none are drawn."""
+    if not drawn or (adapters > 1 and not has_text):
+        return
+    flags = " ".join(f"--{name}" for name in drawn)
+    found = "the texts are the inputs" if adapters > 1 else "of one adapter nothing is run on random inputs"
+    raise ConfigError(explain(f"inspect {flags}", found, f"Leave out {flags}"))
 
 
 def _inspect_one(

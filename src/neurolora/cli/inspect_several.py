@@ -5,7 +5,7 @@ Room: cli. Called by `inspect.py` for two or more adapters; the measuring is don
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +24,29 @@ SHORT = ("cos", "conflicts", "by mass", "S", "chance", "cos² of B", "chance", "
 
 
 def inspect_several(
-    folders: Sequence[Path], texts: Sequence[str], as_json: bool, html: Path | None, **model: Any
+    folders: Sequence[Path],
+    texts: Sequence[str],
+    drawn: Mapping[str, int],
+    as_json: bool,
+    html: Path | None,
+    **model: Any,
 ) -> None:
-    """Compare the adapters and show the report; with texts load the base by the settings `model`."""
+    """Compare the adapters and show the report; with texts load the base by the settings `model`.
+
+    drawn: `tokens` and `seed` of random inputs, as far as they were asked for. Raises ConfigError if they
+    were and no adapter routes.
+    """
     inputs = None
+    if drawn:
+        from neurolora.report.text_inputs import first_routed
+
+        first_routed(folders, " ".join(f"--{name}" for name in drawn))
     if texts:
         from neurolora.report.text_inputs import inputs_from_texts
 
         with messages().status("running the base model over the texts"):
             inputs = inputs_from_texts(folders, texts, **model)
-    report = _with_progress(folders, inputs)
+    report = _with_progress(folders, inputs, drawn)
     if html is not None:
         from neurolora.report.interference_page import write_interference_report
 
@@ -45,7 +58,7 @@ def inspect_several(
         show(report, results())
 
 
-def _with_progress(folders: Sequence[Path], inputs: Any) -> InterferenceReport:
+def _with_progress(folders: Sequence[Path], inputs: Any, drawn: Mapping[str, int]) -> InterferenceReport:
     """Compare with a bar on stderr; every module counts one."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -59,6 +72,7 @@ def _with_progress(folders: Sequence[Path], inputs: Any) -> InterferenceReport:
             folders,
             inputs=inputs,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **drawn,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from neurolora.markdown import cell, markdown_templates
+from neurolora.world import MODEL_IN_WORDS, is_bundled_model
 
 CARD = "README.md"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -30,14 +31,17 @@ def merge_card(
     recipe: Mapping[str, Any], provenance: Mapping[str, Any], config: Mapping[str, Any], name: str
 ) -> str:
     """The card, from the recipe in mergekit's layout and what `merge.json` holds; `name` is the folder's."""
+    base, loader = config.get("base_model_name_or_path"), LOADERS.get(str(config.get("task_type")))
     values = {
         "front": front_matter(config),
         "name": name,
         "kind": _kind(config),
         "how": _how(_kind(config), recipe["merge_method"]),
-        "loader": LOADERS.get(str(config.get("task_type")), "AutoPeftModel"),
+        "loader": loader or "AutoPeftModel",
+        "bundled": is_bundled_model(base),
+        "base_loader": (loader or LOADERS["CAUSAL_LM"]).replace("AutoPeft", "Auto"),
         "method": recipe["merge_method"],
-        "base": _public(config.get("base_model_name_or_path")),
+        "base": _public(base),
         "recipe": yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).rstrip(),
         "parents": [_parent_row(parent) for parent in provenance["parents"]],
         "forced": provenance["forced"],
@@ -63,16 +67,18 @@ def _kind(config: Mapping[str, Any]) -> str:
 
 
 def front_matter(config: Mapping[str, Any]) -> str:
-    """The YAML block on top, without its `---` lines; a base that is a path on a disk is left out."""
+    """The YAML block on top, without its `---` lines; a base that is no name on the hub is left out."""
     values: dict[str, Any] = {"library_name": "peft", "tags": ["neurolora", "peft", "merge"]}
     base = config.get("base_model_name_or_path")
-    if base and not Path(base).is_absolute() and not Path(base).exists():
+    if base and not Path(base).is_absolute() and not Path(base).exists() and not is_bundled_model(base):
         values["base_model"] = base
     return yaml.safe_dump(values, sort_keys=True, allow_unicode=True).rstrip()
 
 
 def _public(base: str | None) -> str | None:
     """The base's name as others can use it: of a path on this machine only the last part."""
+    if is_bundled_model(base):
+        return MODEL_IN_WORDS
     return Path(base).name if base and Path(base).is_absolute() else base
 
 

@@ -64,12 +64,14 @@ def compare_adapters(
     inputs: module -> x (N, d), what the module reads; without, `tokens` rows of N(0, 1) from `seed`.
     progress: called with the number of modules done and of all.
 
-    Raises ConfigError for fewer than two adapters; AdapterError for a folder that is no adapter, a file that
-    is truncated or incomplete, NaN (named), or adapters that have no module in common.
+    Raises ConfigError for fewer than two adapters, or no tokens; AdapterError for a folder that is no
+    adapter, a file that is truncated or incomplete, NaN (named), or adapters that have no module in common.
     """
     if len(folders) < 2:
         do = "Give two or more adapter folders"
         raise ConfigError(explain("comparing adapters", f"there are {len(folders)}", do))
+    if tokens < 1:
+        raise ConfigError(explain("comparing adapters", f"tokens is {tokens}", "Draw at least one"))
     with open_adapters(folders) as adapters:
         names, left_out = common_modules(adapters)
         with_A = not share_projection(adapters, names)
@@ -82,8 +84,10 @@ def compare_adapters(
         if progress is not None:
             progress(len(names), len(names))
         routed = any(adapter.is_routed for adapter in adapters)
-        drawn = f"{tokens} random tokens, N(0, 1), seed {seed}" if inputs is None else "the given texts"
-        return _report(adapters, modules, left_out, TRUE if with_A else SHARED, drawn if routed else None)
+        drawn = {"tokens": tokens, "seed": seed} if routed and inputs is None else None
+        said = f"{tokens} random tokens, N(0, 1), seed {seed}" if drawn else "the given texts"
+        basis = TRUE if with_A else SHARED
+        return _report(adapters, modules, left_out, basis, said if routed else None, drawn)
 
 
 def _masks(
@@ -166,6 +170,7 @@ def _report(
     left_out: dict[str, list[str]],
     basis: str,
     inputs: str | None,
+    drawn: dict[str, int] | None,
 ) -> InterferenceReport:
     pairs = whole_pairs(modules)
     energies = [sum(module.energy[i] for module in modules) for i in range(len(adapters))]
@@ -185,4 +190,4 @@ def _report(
         for index, (adapter, own, share) in enumerate(parts)
     ]
     notes = [*notes_on_adapters(adapters, energies), *notes_on_pairs(adapters, pairs, left_out)]
-    return InterferenceReport(found, pairs, modules, basis, inputs, left_out, notes)
+    return InterferenceReport(found, pairs, modules, basis, inputs, left_out, notes, drawn)

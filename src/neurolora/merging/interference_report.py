@@ -97,7 +97,8 @@ class AdapterNumbers:
 class InterferenceReport:
     """All adapters, pairs and modules.
 
-    basis: which deltas were compared. inputs: what was routed, None if nothing.
+    basis: which deltas were compared. inputs: what was routed, None if nothing; random_inputs: how many of
+    them were drawn (`tokens`) and from which `seed`, None if none were.
     pairs: over all modules together. left_out: label -> modules that not all adapters have.
     """
 
@@ -108,6 +109,7 @@ class InterferenceReport:
     inputs: str | None
     left_out: dict[str, list[str]]
     notes: list[str]
+    random_inputs: dict[str, int] | None = None
 
     @property
     def by_score(self) -> list[AdapterNumbers]:
@@ -127,6 +129,7 @@ class InterferenceReport:
             "prediction": {"formula": FORMULA, "order": [adapter.label for adapter in self.by_score]},
             "basis": self.basis,
             "inputs": self.inputs,
+            "random_inputs": self.random_inputs,
             "left_out": self.left_out,
             "notes": self.notes,
         }

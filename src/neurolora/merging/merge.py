@@ -16,7 +16,7 @@ from typing import Any
 
 from neurolora.adapter_file import CONFIG, WEIGHTS
 from neurolora.errors import OutputError, explain
-from neurolora.files import atomic_folder, refuse_full_folder, write_json, write_text
+from neurolora.files import atomic_folder, refuse_full_folder, restore_folder, write_json, write_text
 from neurolora.merging.arithmetic import Coefficients
 from neurolora.merging.by_tensor import Assembled, Job, Progress, ignore
 from neurolora.merging.card import CARD, merge_card
@@ -191,6 +191,7 @@ def coefficients(row: Method, request: MergeRequest) -> Coefficients:
 
 
 def _refuse_output(request: MergeRequest, output: Path, overwrite: bool) -> None:
+    restore_folder(output)
     refuse_full_folder(output, overwrite=overwrite)
     for parent in request.parents:
         own = Path(parent.path).resolve()

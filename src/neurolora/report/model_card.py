@@ -18,7 +18,7 @@ from neurolora.report.inspection import AdapterFacts, inspect_adapter
 from neurolora.report.page import ABSENT, TEMPLATES, flatten, spell
 from neurolora.report.run_folder import RunFolder, read_run
 from neurolora.report.training import describe_adapter, fingerprint_rows, parameter_rows, result_table
-from neurolora.world import MODEL_ALIAS, bundled_model_path
+from neurolora.world import MODEL_IN_WORDS, is_bundled_model
 
 CARD = "README.md"
 
@@ -43,6 +43,7 @@ def model_card(run_folder: Path | str) -> str:
         "method": adapter.method,
         "routed": adapter.config["peft_type"] == "NEUROLORA",
         "base": public_base(adapter),
+        "bundled": is_bundled_model(adapter.base_model),
         "data": _data(run),
         "adapter": describe_adapter(adapter.config),
         "counts": parameter_rows(adapter),
@@ -63,7 +64,7 @@ def front_matter(run: RunFolder, adapter: AdapterFacts) -> str:
         tags.insert(0, "flylora")
     values: dict[str, Any] = {"library_name": "peft", "tags": tags}
     base = public_base(adapter)
-    if base and base == adapter.base_model and base != MODEL_ALIAS:  # which is no name on the hub
+    if base and base == adapter.base_model:
         values["base_model"] = base
     if datasets := _hub_datasets(run):
         values["datasets"] = datasets
@@ -73,9 +74,9 @@ def front_matter(run: RunFolder, adapter: AdapterFacts) -> str:
 def public_base(adapter: AdapterFacts) -> str | None:
     """The base's name as others can use it: of a path on this machine only the last part."""
     base = adapter.base_model
-    if not base or not Path(base).is_absolute():
-        return base
-    return "the model bundled with neurolora" if Path(base) == bundled_model_path() else Path(base).name
+    if is_bundled_model(base):
+        return MODEL_IN_WORDS
+    return Path(base).name if base and Path(base).is_absolute() else base
 
 
 def _hub_datasets(run: RunFolder) -> list[str]:

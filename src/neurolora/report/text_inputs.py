@@ -41,7 +41,7 @@ def inputs_from_texts(
     """
     from neurolora.evaluation import load_for_inference
 
-    adapter = _first_routed(adapters)
+    adapter = first_routed(adapters, "--text")
     loaded = load_for_inference(adapter, base_model, dtype, device, allow_base_mismatch)
     blocks = list(token_blocks(loaded.tokenizer, texts, max_tokens))
     if not blocks:
@@ -110,13 +110,16 @@ def _hooks(model: Any, collected: _Collected) -> Iterator[None]:
             handle.remove()
 
 
-def _first_routed(adapters: Sequence[Path | str]) -> Path:
-    """Adapters without routing are refused before a base is loaded for them."""
+def first_routed(adapters: Sequence[Path | str], asked_by: str) -> Path:
+    """The first adapter that routes. Raises ConfigError if none does; asked_by: the flags to leave out then.
+
+    Adapters without routing are refused before a base is loaded, or anything compared, for them.
+    """
     kinds = {str(adapter): read_adapter_config(Path(adapter))["peft_type"] for adapter in adapters}
     routed = [name for name, kind in kinds.items() if kind == "NEUROLORA"]
     if not routed:
         found = (
             f"they are {', '.join(sorted(set(kinds.values())))} adapters, which use all ranks for every token"
         )
-        raise ConfigError(explain("comparing the routing of the adapters", found, "Leave out --text"))
+        raise ConfigError(explain("comparing the routing of the adapters", found, f"Leave out {asked_by}"))
     return Path(routed[0])

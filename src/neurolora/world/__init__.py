@@ -17,6 +17,8 @@ from neurolora.world.sums import sums_rows
 from neurolora.world.text import generate_text
 
 MODEL_ALIAS = "world"
+#: What model cards call it: neither its alias nor its path is a name on the hub.
+MODEL_IN_WORDS = "the model bundled with neurolora"
 _MAKERS: dict[str, Callable[[str, int], list[Row]]] = {
     "world-recall": recall_rows,
     "world-passage": passage_rows,
@@ -26,11 +28,13 @@ WORLD_TASKS = tuple(_MAKERS)
 
 __all__ = [
     "MODEL_ALIAS",
+    "MODEL_IN_WORDS",
     "SPLITS",
     "WORLD_TASKS",
     "bundled_model_path",
     "generate_rows",
     "generate_text",
+    "is_bundled_model",
     "resolve_model_name",
 ]
 
@@ -50,6 +54,14 @@ def generate_rows(task: str, split: str, seed: int = 0) -> list[Row]:
 def bundled_model_path() -> Path:
     """The folder with the small pre-trained model and its tokenizer."""
     return Path(__file__).parent / "bundled"
+
+
+def is_bundled_model(name: str | None) -> bool:
+    """Whether a base model's name means the bundled one: its alias, or its path in any installation."""
+    if not name or name == MODEL_ALIAS:
+        return name == MODEL_ALIAS
+    own = bundled_model_path().parts[-3:]
+    return Path(name).is_absolute() and Path(name).parts[-3:] == own
 
 
 def resolve_model_name(name: str) -> str:

@@ -54,6 +54,45 @@ def test_wrong_use_is_told(folders, stored, tmp_path, capsys):
     assert main(["inspect"]) == 2
 
 
+def inspected(folders, capsys, *flags):
+    assert main(["inspect", *folders, "--json", *flags]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_random_inputs_are_drawn_as_asked(folders, capsys):
+    plain = inspected(folders, capsys)
+    assert plain["random_inputs"] == {"tokens": 512, "seed": 0}
+    assert inspected(folders, capsys, "--tokens", "512", "--seed", "0") == plain
+    few = inspected(folders, capsys, "--tokens", "40")
+    other = inspected(folders, capsys, "--tokens", "40", "--seed", "5")
+    assert [found["random_inputs"] for found in (few, other)] == [
+        {"tokens": 40, "seed": 0},
+        {"tokens": 40, "seed": 5},
+    ]
+    overlaps = [[pair["routing_overlap"] for pair in found["pairs"]] for found in (plain, few, other)]
+    assert overlaps[0] != overlaps[1] != overlaps[2]
+    assert few["inputs"] == "40 random tokens, N(0, 1), seed 0"
+
+
+@pytest.mark.parametrize("flag", ["--tokens", "--seed"])
+def test_random_inputs_where_none_are_drawn_are_refused(folders, stored, tmp_path, capsys, flag):
+    (tmp_path / "t.txt").write_text("words")
+    plain = [str(stored.lora(tmp_path / name, 1)) for name in ("p", "q")]
+    wrong = [
+        ([*folders, flag, "-1"], "greater than or equal"),
+        ([*folders, flag, "3", "--text", str(tmp_path / "t.txt")], "the texts are the inputs"),
+        ([folders[0], flag, "3"], "of one adapter"),
+        ([*plain, flag, "3"], "LORA adapters"),
+    ]
+    for arguments, message in wrong:
+        assert main(["inspect", *arguments]) == 2
+        shown = capsys.readouterr()
+        assert message in shown.err
+        assert flag in shown.err
+        assert shown.out == ""
+    assert main(["inspect", *folders, "--tokens", "0"]) == 2
+
+
 def test_texts_are_handed_to_the_base(folders, tmp_path, capsys, monkeypatch):
     asked = {}
 

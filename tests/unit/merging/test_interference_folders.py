@@ -118,6 +118,18 @@ def test_random_inputs_depend_on_their_seed_alone(stored, tmp_path):
     assert compare_adapters(folders, seed=2).pairs[0].routing_overlap != first
 
 
+def test_the_report_says_what_was_drawn(stored, tmp_path):
+    folders = [stored.routed(tmp_path / str(seed), seed) for seed in range(2)]
+    report = compare_adapters(folders, tokens=7, seed=3)
+    assert report.to_dict()["random_inputs"] == {"tokens": 7, "seed": 3}
+    given = {name: torch.ones(2, stored.WIDTH) for name in stored.MODULES}
+    assert compare_adapters(folders, inputs=given).random_inputs is None
+    plain = [stored.lora(tmp_path / f"plain{seed}", seed) for seed in range(2)]
+    assert compare_adapters(plain).random_inputs is None
+    with pytest.raises(ConfigError, match="tokens is 0"):
+        compare_adapters(folders, tokens=0)
+
+
 def test_a_shared_gate_and_a_routing_bias_are_found(stored, tmp_path):
     own = stored.routed(tmp_path / "own")
     first, second, third = stored.MODULES

@@ -231,6 +231,20 @@ def test_a_full_folder_is_refused_before_any_work(tmp_path):
         pytest.fail("the block was entered")
 
 
+def test_what_an_interrupted_overwriting_left_comes_back_before_any_work(three, tmp_path):
+    aside = tmp_path / ".out.ab12cd34.replaced"
+    aside.mkdir()
+    (aside / "old.txt").write_text("old")
+
+    def work(*_args):
+        pytest.fail("work was begun")
+
+    with pytest.raises(OutputError, match="not empty"):
+        merge_adapters(three, tmp_path / "out", progress=work)
+    assert names(tmp_path) == ["a", "b", "c", "out"]
+    assert names(tmp_path / "out") == ["old.txt"]
+
+
 def test_an_empty_output_folder_is_used(three, tmp_path):
     (tmp_path / "out").mkdir()
     merge_adapters(three, tmp_path / "out")

@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -43,10 +46,37 @@ def test_a_path_on_this_machine_is_not_published(run_folder, make):
     assert "secret" not in body
 
 
-def test_the_bundled_base_is_named_for_what_it_is(run_folder, make):
-    config = make.config(base_model_name_or_path=str(bundled_model_path()))
+@pytest.mark.parametrize("base", ["world", str(bundled_model_path())])
+def test_the_bundled_base_is_named_for_what_it_is(run_folder, make, base):
+    config = make.config(base_model_name_or_path=base)
     (run_folder / "adapter_config.json").write_text(json.dumps(config))
-    assert "adapter for the model bundled with neurolora" in model_card(run_folder)
+    front, body = parts(model_card(run_folder))
+    assert "base_model" not in front
+    assert "adapter for the model bundled with neurolora" in body
+    assert "from_pretrained(bundled_model_path())" in body
+
+
+@pytest.mark.slow
+def test_the_snippet_for_the_bundled_base_runs_as_printed(tmp_path):
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from neurolora import NeuroLoraConfig
+
+    base = AutoModelForCausalLM.from_pretrained(bundled_model_path())
+    adapter = NeuroLoraConfig(task_type="CAUSAL_LM", r=4, top_k=2, gate_dim=4)
+    get_peft_model(base, adapter).save_pretrained(tmp_path / "run")
+    AutoTokenizer.from_pretrained(bundled_model_path()).save_pretrained(tmp_path / "run")
+    path = tmp_path / "run" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "world"}))
+    code = re.search(r"```python\n(.*?)```\n", model_card(tmp_path / "run"), flags=re.DOTALL)[1]
+    code += "print(model.peft_config['default'].r, len(tokenizer))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[0] == "4"
 
 
 def test_settings_that_were_not_set_are_left_out(run_folder):
