@@ -14,17 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurolora.adapter_file import GATE, split_key
+from neurolora.adapter_file import BIAS, GATE, UP, split_key
+from neurolora.adapter_reader import AdapterReader
 from neurolora.errors import AdapterError, explain
 from neurolora.merging.arithmetic import Coefficients
 from neurolora.merging.checks import Verdict
 from neurolora.merging.differences import alpha_over_r, setting
 from neurolora.merging.gates import merged_gate
-from neurolora.merging.likeness import UP
 from neurolora.merging.request import MergeRequest
-from neurolora.merging.sources import AdapterSource, TensorStream
-
-BIAS = "neurolora_bias"
+from neurolora.merging.sources import TensorStream
 
 Progress = Callable[[int, int], None]
 Combine = Callable[[Iterable[Tensor], Coefficients], Tensor]
@@ -38,7 +36,7 @@ def ignore(done: int, total: int) -> None:
 class Job:
     """One merge that has passed its checks. progress is called with the tensors done, and of how many."""
 
-    sources: Sequence[AdapterSource]
+    sources: Sequence[AdapterReader]
     request: MergeRequest
     numbers: Coefficients
     verdict: Verdict
@@ -113,7 +111,7 @@ def _merged(key: str, combine: Combine, job: Job) -> Tensor:
     return merged
 
 
-def _to_the_first_scaling(sources: Sequence[AdapterSource]) -> Callable[[Tensor, int], Tensor] | None:
+def _to_the_first_scaling(sources: Sequence[AdapterReader]) -> Callable[[Tensor, int], Tensor] | None:
     """B_i times (alpha_i / r) / (alpha_1 / r), in float64, so that the first parent's alpha holds for all."""
     scalings = [alpha_over_r(source.config) for source in sources]
     if all(scaling == scalings[0] for scaling in scalings):

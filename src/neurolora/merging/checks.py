@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from neurolora.errors import AdapterError, ConfigError, FingerprintMismatchError, explain
 from neurolora.merging import differences as other
-from neurolora.merging.differences import MOST_SHOWN, Sources
+from neurolora.merging.completeness import MOST_SHOWN
+from neurolora.merging.differences import Sources
 
 HEADS = "heads"
 

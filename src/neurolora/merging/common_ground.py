@@ -56,8 +56,7 @@ def notes_on_adapters(adapters: Sequence[StoredAdapter], energies: Sequence[floa
             notes.append(f"{adapter.label}: every B is zero, it changes nothing (it has not been trained).")
         if adapter.method == "DoRA":
             notes.append(f"{adapter.label} is a DoRA adapter: its magnitude is left out of the report.")
-        if adapter.others:
-            count = len(adapter.others)
+        if count := len(adapter.source.others):
             notes.append(f"{adapter.label}: {count} tensors beside the adapter (heads) are not compared.")
     return notes
 

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurolora.adapter_file import GATE, split_key
+from neurolora.adapter_file import BIAS, FINGERPRINT, GATE, SCALE, UP, A, split_key
+from neurolora.adapter_reader import AdapterReader
 from neurolora.core.projection import Projection, fingerprint
 from neurolora.errors import AdapterError, explain
-from neurolora.merging.by_tensor import BIAS, Assembled, Job, merged_config
+from neurolora.merging.by_tensor import Assembled, Job, merged_config
 from neurolora.merging.differences import alpha_over_r, setting
-from neurolora.merging.likeness import FINGERPRINT, SCALE, UP, A, is_projection, projection_of
-from neurolora.merging.sources import AdapterSource
+from neurolora.merging.likeness import is_projection
+from neurolora.merging.projections import projection_of
 
 
 def assemble_side_by_side(job: Job) -> Assembled:
@@ -71,7 +72,7 @@ def _require_equal_rows(key: str, columns: Sequence[Tensor]) -> None:
         raise AdapterError(explain("putting adapters side by side", found, "Merge adapters of one base"))
 
 
-def _projection_tensors(module: str, sources: Sequence[AdapterSource], packed: bool) -> dict[str, Tensor]:
+def _projection_tensors(module: str, sources: Sequence[AdapterReader], packed: bool) -> dict[str, Tensor]:
     """A of one module, its scale and its fingerprint; of one parent alone as they are."""
     if len(sources) == 1:
         parts = sources[0].modules[module].values()
@@ -89,7 +90,7 @@ def _projection_tensors(module: str, sources: Sequence[AdapterSource], packed: b
     }
 
 
-def _can_stay_packed(sources: Sequence[AdapterSource]) -> bool:
+def _can_stay_packed(sources: Sequence[AdapterReader]) -> bool:
     """Whether all A are ternary, of one scale in each module; else they are float32, scale included."""
     if any(source.config.get("projection", "ternary") != "ternary" for source in sources):
         return False

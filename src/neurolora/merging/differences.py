@@ -9,23 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from neurolora.merging.completeness import missing_parts
+from neurolora.adapter_file import LORA, ROUTED
+from neurolora.adapter_reader import AdapterReader
+from neurolora.merging.completeness import MOST_SHOWN, missing_parts
 from neurolora.merging.likeness import (
     SHOWN,
     base_difference,
     head_differences,
     is_projection,
     is_what_it_says,
-    recorded_projection,
     same_stored_projection,
     tokenizer_differences,
 )
-from neurolora.merging.sources import AdapterSource
+from neurolora.merging.projections import recorded_fingerprint
 from neurolora.tuner.config import NeuroLoraConfig
 
-Sources = Sequence[AdapterSource]
-MOST_SHOWN = 5
-ROUTED, LORA = "NEUROLORA", "LORA"
+Sources = Sequence[AdapterReader]
 #: PEFT's names of the methods whose adapters can be merged, each with its own kind.
 FAMILIES = (ROUTED, LORA)
 
@@ -44,7 +43,7 @@ def alpha_over_r(config: dict[str, Any]) -> float:
     return float(setting(config, "lora_alpha")) / int(setting(config, "r"))
 
 
-def _pairs(sources: Sources) -> list[tuple[AdapterSource, AdapterSource]]:
+def _pairs(sources: Sources) -> list[tuple[AdapterReader, AdapterReader]]:
     return [(sources[0], other) for other in sources[1:]]
 
 
@@ -130,9 +129,9 @@ def projections(sources: Sources) -> list[str]:
     for module in first.modules:
         if not is_what_it_says(first, module):
             damaged.append(f"A of {module} in {first.folder} is not what its fingerprint says (damaged)")
-        recorded = recorded_projection(first, module)
+        recorded = recorded_fingerprint(first, module)
         for index, other in enumerate(sources[1:]):
-            own = recorded_projection(other, module) if module in other.modules else recorded
+            own = recorded_fingerprint(other, module) if module in other.modules else recorded
             if own != recorded:
                 differing.setdefault(index, []).append(f"{recorded[:SHOWN]} and {own[:SHOWN]} in {module}")
             elif module in other.modules and not _holds_its_projection(first, other, module):
@@ -144,7 +143,7 @@ def projections(sources: Sources) -> list[str]:
     ]
 
 
-def _holds_its_projection(first: AdapterSource, other: AdapterSource, module: str) -> bool:
+def _holds_its_projection(first: AdapterReader, other: AdapterReader, module: str) -> bool:
     """Whether the other's A is what it says; the first's bytes, which have been checked, spare the digest."""
     return same_stored_projection(first, other, module) or is_what_it_says(other, module)
 

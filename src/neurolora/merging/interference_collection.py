@@ -40,7 +40,7 @@ from neurolora.merging.interference_report import (
     whole_pairs,
 )
 from neurolora.merging.routing_sets import random_inputs, routing_mask
-from neurolora.merging.stored_adapter import StoredAdapter, open_adapters
+from neurolora.merging.stored_adapter import StoredAdapter, adapters_to_compare
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +72,7 @@ def compare_adapters(
         raise ConfigError(explain("comparing adapters", f"there are {len(folders)}", do))
     if tokens < 1:
         raise ConfigError(explain("comparing adapters", f"tokens is {tokens}", "Draw at least one"))
-    with open_adapters(folders) as adapters:
+    with adapters_to_compare(folders) as adapters:
         names, left_out = common_modules(adapters)
         with_A = not share_projection(adapters, names)
         modules = []

@@ -13,17 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurolora.adapter_file import GATE
-from neurolora.core.projection import Projection, fingerprint
-from neurolora.errors import AdapterError, FingerprintMismatchError, explain
-from neurolora.merging.projections import drawn_projection, read_projection, recorded_fingerprint
-from neurolora.merging.sources import AdapterSource
+from neurolora.adapter_file import SCALE, TRAINED_A, A
+from neurolora.adapter_reader import AdapterReader
+from neurolora.errors import FingerprintMismatchError
+from neurolora.merging.projections import projection_of
 from neurolora.provenance import fingerprint_file
 from neurolora.tuner.fingerprint import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, SHARE_THAT_MAY_DIFFER
 
-UP = "neurolora_B"
-A, TRAINED_A = "neurolora_A", "neurolora_A_trained"
-SCALE, FINGERPRINT = "neurolora_A_scale", "neurolora_A_fingerprint"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 SHOWN = 16
 
@@ -33,12 +29,7 @@ def is_projection(key: str) -> bool:
     return ".neurolora_A" in key
 
 
-def recorded_projection(source: AdapterSource, module: str) -> str:
-    """The fingerprint of A that is stored beside a module's B, in hex."""
-    return recorded_fingerprint(source, source.modules[module][FINGERPRINT])
-
-
-def is_what_it_says(source: AdapterSource, module: str) -> bool:
+def is_what_it_says(source: AdapterReader, module: str) -> bool:
     """Whether a stored A has the fingerprint stored beside it; True where only the seed was saved."""
     parts = source.modules[module]
     if A not in parts and TRAINED_A not in parts:
@@ -50,29 +41,7 @@ def is_what_it_says(source: AdapterSource, module: str) -> bool:
     return True
 
 
-def projection_of(source: AdapterSource, module: str) -> Projection:
-    """A of one module, stored, trained, or drawn again from its seed where only that was saved.
-
-    Raises AdapterError if the width of an A that was not saved is not known; FingerprintMismatchError if A is
-    not what the file says it is.
-    """
-    parts = source.modules[module]
-    if A in parts:
-        return read_projection(source, module, parts)
-    if TRAINED_A in parts:
-        found = Projection(source.get_tensor(parts[TRAINED_A]), 1.0)
-        if fingerprint(found) != recorded_projection(source, module):
-            do = "The file is damaged: copy or save it again"
-            raise FingerprintMismatchError(explain(f"reading A of {module}", "it is not what it says", do))
-        return found
-    if f"{GATE}W1" not in parts:
-        do = "Save the adapter with save_projection=True"
-        raise AdapterError(explain(f"reading A of {module} in {source.folder}", "only its seed is there", do))
-    r, width = (source.entries[parts[part]].shape[1] for part in (UP, f"{GATE}W1"))
-    return drawn_projection(source.config, module, r, width, recorded_projection(source, module))
-
-
-def same_stored_projection(source: AdapterSource, other: AdapterSource, module: str) -> bool:
+def same_stored_projection(source: AdapterReader, other: AdapterReader, module: str) -> bool:
     """Whether two files hold the same bytes of A and its scale."""
     first, second = _stored(source, module), _stored(other, module)
     if first is None or second is None:
@@ -80,7 +49,7 @@ def same_stored_projection(source: AdapterSource, other: AdapterSource, module: 
     return first[1] == second[1] and same_bytes(first[0], second[0])
 
 
-def _stored(source: AdapterSource, module: str) -> tuple[Tensor, float] | None:
+def _stored(source: AdapterReader, module: str) -> tuple[Tensor, float] | None:
     parts = source.modules[module]
     key = parts.get(A) or parts.get(TRAINED_A)
     return (source.get_tensor(key), float(source.get_tensor(parts[SCALE]).flatten()[0])) if key else None
@@ -132,7 +101,7 @@ def tokenizer_differences(folders: Sequence[Path]) -> list[str]:
     return problems
 
 
-def head_differences(first: AdapterSource, other: AdapterSource) -> list[str]:
+def head_differences(first: AdapterReader, other: AdapterReader) -> list[str]:
     """Tensors beside the adapter (modules_to_save) that one lacks, or that are not the same in both."""
     lacking = sorted(set(first.others) ^ set(other.others))
     shared = [key for key in first.others if key in set(other.others)]

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurolora.adapter_file import scaling_of
+from neurolora.adapter_file import HALVES, MAGNITUDE, scaling_of
+from neurolora.adapter_reader import AdapterReader
 from neurolora.errors import AdapterError, explain
 from neurolora.merging.base_weights import BaseWeights
 from neurolora.merging.by_tensor import Assembled, Combine, Job, merged_config
-from neurolora.merging.sources import AdapterSource
 
-A, B, MAGNITUDE = "lora_A", "lora_B", "lora_magnitude_vector"
+A, B = HALVES[0]
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ def assemble_lora(combine: Combine, job: Job, *, is_weighted_sum: bool) -> Assem
     return Assembled(_tensors(made, job), _config(made, job), notes)
 
 
-def is_dora(source: AdapterSource) -> bool:
+def is_dora(source: AdapterReader) -> bool:
     """Whether an adapter's update depends on W0 too."""
     return bool(source.config.get("use_dora"))
 
 
-def delta_of(source: AdapterSource, module: str, base: BaseWeights | None) -> Tensor:
+def delta_of(source: AdapterReader, module: str, base: BaseWeights | None) -> Tensor:
     """The change of W0 (o, d) that an adapter stands for: s B A; of DoRA m (W0 + s B A) / |.| - W0."""
     factors = _factors(source, module)
     delta = factors.up @ factors.down
@@ -71,7 +71,7 @@ def delta_of(source: AdapterSource, module: str, base: BaseWeights | None) -> Te
     return made
 
 
-def _factors(source: AdapterSource, module: str) -> Factors:
+def _factors(source: AdapterReader, module: str) -> Factors:
     parts = source.modules[module]
     if A not in parts or B not in parts or source.config.get("fan_in_fan_out"):
         found = f"{module} in {source.folder} has {', '.join(sorted(parts))}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from neurolora.adapter_file import CONFIG, WEIGHTS
+from neurolora.adapter_reader import AdapterReader
 from neurolora.errors import OutputError, explain
 from neurolora.files import atomic_folder, refuse_full_folder, restore_folder, write_json, write_text
 from neurolora.merging.arithmetic import Coefficients
@@ -24,7 +25,7 @@ from neurolora.merging.checks import Verdict, examine
 from neurolora.merging.knobs import KNOBS
 from neurolora.merging.methods import Method, require_sound
 from neurolora.merging.request import MergeRequest, make_parents
-from neurolora.merging.sources import AdapterSource, open_adapters
+from neurolora.merging.sources import open_adapters
 from neurolora.provenance import fingerprint_file, package_versions
 from neurolora.version import __version__
 
@@ -215,7 +216,7 @@ def _parent_facts(job: Job) -> tuple[ParentFacts, ...]:
     )
 
 
-def _write(folder: Path, made: Assembled, result: MergeResult, sources: Sequence[AdapterSource]) -> None:
+def _write(folder: Path, made: Assembled, result: MergeResult, sources: Sequence[AdapterReader]) -> None:
     """All files of the merged adapter, into a folder that nobody sees yet."""
     from safetensors.torch import save_file
 

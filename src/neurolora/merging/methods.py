@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from neurolora.adapter_file import LORA
 from neurolora.errors import ConfigError
 from neurolora.merging import arithmetic
 from neurolora.merging.by_tensor import Assembled, assemble_by_tensor
 from neurolora.merging.checks import HEADS
 from neurolora.merging.concat import assemble_side_by_side
-from neurolora.merging.differences import LORA
 from neurolora.merging.gates import GATES
 from neurolora.merging.knobs import KNOBS
 from neurolora.merging.lora import assemble_lora
 from neurolora.merging.request import MergeRequest
 
 if TYPE_CHECKING:
+    from neurolora.adapter_reader import AdapterReader
     from neurolora.merging.by_tensor import Job
-    from neurolora.merging.sources import AdapterSource
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -66,7 +66,7 @@ class Method:
     least: int = 1
     most: int | None = None
 
-    def way(self, sources: Sequence[AdapterSource]) -> Way:
+    def way(self, sources: Sequence[AdapterReader]) -> Way:
         """The way for opened parents, by the first of them."""
         return self.ways.lora if sources[0].config["peft_type"] == LORA else self.ways.routed
 

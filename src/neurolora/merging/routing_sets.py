@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from neurolora.adapter_file import GATE, GATE_PARTS
+from neurolora.adapter_file import BIAS, GATE, GATE_PARTS
 from neurolora.errors import AdapterError, explain
 from neurolora.merging.stored_adapter import StoredAdapter
 
@@ -38,7 +38,7 @@ def routing_mask(adapter: StoredAdapter, module: str, x: Tensor, A: Tensor) -> T
         found = f"the input has {x.shape[1]} features, its A {A.shape[1]} columns"
         raise AdapterError(explain(asked, found, "Compare adapters of the same base model"))
     h_mod = low_rank_activations(x, A, _modulation(adapter, module, x))
-    bias = adapter.read(module, "neurolora_bias") if "neurolora_bias" in adapter.modules[module] else None
+    bias = adapter.read(module, BIAS) if BIAS in adapter.modules[module] else None
     score = routing_score(h_mod, adapter.config.get("routing", "abs"), bias)
     return block_top_k_mask(score, adapter.config.get("top_k", 8), adapter.config.get("blocks", 1))
 

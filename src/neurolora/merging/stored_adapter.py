@@ -13,43 +13,45 @@ from typing import TYPE_CHECKING, Any
 
 from neurolora.adapter_file import (
     DEFAULT_ALPHA,
-    WEIGHTS,
+    FINGERPRINT,
+    ROUTED,
     Keys,
-    group_keys,
     method_name,
-    open_weights,
-    other_half,
     pair_of,
-    read_adapter_config,
     scaling_of,
-    shape_of,
     sorted_modules,
 )
+from neurolora.adapter_reader import AdapterReader
 from neurolora.errors import AdapterError, explain
+from neurolora.merging.completeness import require_complete
 from neurolora.merging.interference import Delta
-from neurolora.merging.projections import drawn_projection, read_projection, recorded_fingerprint
+from neurolora.merging.projections import known_width, projection_of, recorded_fingerprint
+from neurolora.merging.sources import open_adapters
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROUTED = "NEUROLORA"
-W1 = "neurolora_gate_W1"
-
 
 @dataclass(frozen=True)
 class StoredAdapter:
-    """One adapter whose file is open; it is valid inside `open_adapters` only.
+    """One adapter whose file is open; it is valid inside `adapters_to_compare` only.
 
-    label: a short name that no other adapter of the comparison has. others: keys of tensors beside the
-    adapter, such as heads.
+    label: a short name that no other adapter of the comparison has. modules: in the model's order.
     """
 
     label: str
-    folder: Path
-    config: dict[str, Any]
-    weights: Any
+    source: AdapterReader
     modules: Keys
-    others: list[str]
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.source.folder
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What its `adapter_config.json` says."""
+        return self.source.config
 
     @property
     def is_routed(self) -> bool:
@@ -61,32 +63,20 @@ class StoredAdapter:
         """`NeuroLoRA`, `FlyLoRA`, `LoRA` or `DoRA`."""
         return "DoRA" if self.config.get("use_dora") else method_name(self.config)
 
-    def shape(self, module: str, part: str) -> tuple[int, ...]:
-        """A tensor's shape, from the header."""
-        return shape_of(self.weights, self.modules[module][part])
-
     def up_shape(self, module: str) -> tuple[int, ...]:
         """B's shape: out_features, then r."""
-        return self.shape(module, self._pair(module)[1])
+        return self.source.shape_of(module, self._pair(module)[1])
 
     def read(self, module: str, part: str) -> Tensor:
-        """One tensor, at least float32. Raises AdapterError if it is empty or not all finite."""
+        """One tensor, at least float32. Raises AdapterError if it is not all finite."""
         import torch
 
-        self.shape(module, part)
-        stored: Tensor = self.weights.get_tensor(self.modules[module][part])
-        tensor = stored.to(torch.promote_types(stored.dtype, torch.float32))
-        if not bool(torch.isfinite(tensor).all()):
-            wrong = int((~torch.isfinite(tensor)).sum())
-            found = f"{wrong} of its {tensor.numel():,} entries are NaN or infinite"
-            asked = f"reading {module}.{part} of {self.folder}"
-            raise AdapterError(explain(asked, found, "Train or copy the adapter again, or leave it out"))
-        return tensor
+        stored = self.source.get_tensor(self.modules[module][part])
+        return stored.to(torch.promote_types(stored.dtype, torch.float32))
 
     def fingerprint(self, module: str) -> str | None:
         """The fingerprint of A as recorded; None for an A of its own kind, such as LoRA's."""
-        key = self.modules[module].get("neurolora_A_fingerprint")
-        return recorded_fingerprint(self.weights, key) if key else None
+        return recorded_fingerprint(self.source, module) if FINGERPRINT in self.modules[module] else None
 
     def scaling(self, module: str) -> float:
         """The factor of B, as `scaling_of` has it."""
@@ -103,51 +93,36 @@ class StoredAdapter:
         return Delta(B, self.scaling(module), A)
 
     def down_projection(self, module: str) -> Tensor:
-        """A (r, d), at least float32: as stored, or drawn again from its seed. Raises AdapterError."""
-        part = self._pair(module)[0]
-        if part != "neurolora_A":
-            return self.read(module, part).flatten(1)
-        parts = self.modules[module]
-        if part in parts:
-            return read_projection(self.weights, module, parts, self._gate_width(module)).dense()
-        width = self._gate_width(module)
-        if width is None:
-            found = "only the seed of A was saved, and without a gate of its own its width is not known"
-            do = "Save the adapter again with save_projection=True"
-            raise AdapterError(explain(f"reading the projection A of {module} in {self.folder}", found, do))
-        recorded = self.fingerprint(module) or ""
-        return drawn_projection(self.config, module, self.up_shape(module)[1], width, recorded).dense()
+        """A (r, d), at least float32; of a routed adapter it is checked. Raises AdapterError."""
+        if self.is_routed:
+            return projection_of(self.source, module).dense()
+        return self.read(module, self._pair(module)[0]).flatten(1)
 
     def width(self, module: str) -> int:
         """in_features, from a header where one tells it."""
-        return self._gate_width(module) or int(self.down_projection(module).shape[1])
+        return known_width(self.source, module) or int(self.down_projection(module).shape[1])
 
     def _pair(self, module: str) -> tuple[str, str]:
         return pair_of(self.modules[module]) or ("", "")
 
-    def _gate_width(self, module: str) -> int | None:
-        return self.shape(module, W1)[1] if W1 in self.modules[module] else None
-
 
 @contextmanager
-def open_adapters(folders: Sequence[Path | str]) -> Iterator[list[StoredAdapter]]:
+def adapters_to_compare(folders: Sequence[Path | str]) -> Iterator[list[StoredAdapter]]:
     """Open all folders, their files closed at the end of the block.
 
     Raises AdapterError for a folder that is no adapter, a method that is not known here, a file that is
-    truncated or lacks half of a module.
+    truncated or lacks a tensor.
     """
-    paths = [Path(folder) for folder in folders]
     with ExitStack() as stack:
-        adapters = []
-        for path, label in zip(paths, labels(paths), strict=True):
-            config = read_adapter_config(path)
-            weights = stack.enter_context(open_weights(path))
-            modules, others = group_keys(weights)
-            _require_known(path, config)
-            _require_complete(path, config, modules)
-            found = dict(sorted_modules(modules))
-            adapters.append(StoredAdapter(label, path, config, weights, found, others))
-        yield adapters
+        sources = open_adapters(folders, stack)
+        for source in sources:
+            _require_known(source)
+            require_complete(source)
+        names = labels([source.folder for source in sources])
+        yield [
+            StoredAdapter(name, source, dict(sorted_modules(source.modules)))
+            for name, source in zip(names, sources, strict=True)
+        ]
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
@@ -162,36 +137,8 @@ def labels(paths: Sequence[Path]) -> list[str]:
     return [f"{name} ({count + 1})" if count else name for name, count in zip(short, earlier, strict=True)]
 
 
-def _require_known(folder: Path, config: dict[str, Any]) -> None:
-    kind = config["peft_type"]
+def _require_known(source: AdapterReader) -> None:
+    kind = source.config["peft_type"]
     if kind not in DEFAULT_ALPHA:
         do = "Give NeuroLoRA, FlyLoRA or LoRA adapters"
-        raise AdapterError(explain(f"comparing the adapter {folder}", f"it is a {kind} adapter", do))
-
-
-def _require_complete(folder: Path, config: dict[str, Any], modules: Keys) -> None:
-    """Every module has its A and B, unless only A's seed was saved."""
-    asked = f"reading {folder / WEIGHTS}"
-    if not any(pair_of(parts) for parts in modules.values()):
-        found = "no tensor of a low-rank adapter in it"
-        raise AdapterError(explain(asked, found, "Save or copy the adapter again"))
-    missing = [
-        f"{name}.{part}"
-        for name, parts in modules.items()
-        for part in _expected(config, parts)
-        if part not in parts
-    ]
-    if missing:
-        shown = ", ".join(sorted(missing)[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        do = "The file is incomplete: save or copy it again"
-        raise AdapterError(explain(asked, f"missing: {shown}", do))
-
-
-def _expected(config: dict[str, Any], parts: dict[str, str]) -> tuple[str, ...]:
-    """Parts without which a module cannot be compared, by what its config and its other parts promise."""
-    if config["peft_type"] != ROUTED:
-        return other_half(parts)
-    whole = config.get("save_projection", True) and not config.get("train_projection", False)
-    trained = ("neurolora_A_trained",) if config.get("train_projection", False) else ()
-    projection = ("neurolora_A", "neurolora_A_scale") if whole else trained
-    return ("neurolora_B", "neurolora_A_fingerprint", *projection)
+        raise AdapterError(explain(f"comparing the adapter {source.folder}", f"it is a {kind} adapter", do))

@@ -12,27 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurolora.adapter_file import (
+    BIAS,
+    FINGERPRINT,
     GATE,
-    GATE_PARTS,
-    WEIGHTS,
-    Keys,
-    group_keys,
+    SCALE,
+    A,
     method_name,
-    open_weights,
-    other_half,
     pair_of,
-    read_adapter_config,
-    shape_of,
     sorted_modules,
 )
+from neurolora.adapter_reader import AdapterReader
 from neurolora.errors import AdapterError, explain
-from neurolora.merging.projections import read_projection
+from neurolora.merging.completeness import require_complete
+from neurolora.merging.projections import projection_of
 from neurolora.provenance import fingerprint_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NOT_TRAINED = ("neurolora_A", "neurolora_A_scale", "neurolora_A_fingerprint", "neurolora_bias")
+NOT_TRAINED = (A, SCALE, FINGERPRINT, BIAS)
 
 
 @dataclass(frozen=True)
@@ -101,96 +99,52 @@ def inspect_adapter(folder: Path | str) -> AdapterFacts:
     Raises AdapterError for a folder that is no adapter, a file that is truncated, tensors that are missing,
     empty, or of shapes that do not fit each other.
     """
-    folder = Path(folder)
-    config = read_adapter_config(folder)
-    with open_weights(folder) as weights:
-        modules, others = group_keys(weights)
-        _check_parts(folder, config, modules)
-        facts = [_module_facts(weights, name, parts) for name, parts in sorted_modules(modules)]
-        other = sum(math.prod(shape_of(weights, key)) for key in others)
+    with AdapterReader(folder) as source:
+        require_complete(source)
+        facts = [_module_facts(source, name, parts) for name, parts in sorted_modules(source.modules)]
+    config = source.config
+    other = sum(math.prod(source.entries[key].shape) for key in source.others)
     return AdapterFacts(
-        path=str(folder),
+        path=str(source.folder),
         method=method_name(config),
         base_model=config.get("base_model_name_or_path"),
         config=config,
         parameters=_totals(facts, config, other),
-        file_bytes=(folder / WEIGHTS).stat().st_size,
-        fingerprints=_fingerprints(folder, config),
+        file_bytes=source.path.stat().st_size,
+        fingerprints=_fingerprints(source),
         modules=facts,
         notes=_notes(facts),
     )
 
 
-def _check_parts(folder: Path, config: dict[str, Any], modules: Keys) -> None:
-    """Every module has the parts that the config promises. Raises AdapterError that lists what is missing."""
-    asked = f"reading {folder / WEIGHTS}"
-    if not any(pair_of(parts) for parts in modules.values()):
-        found = f"no tensor of a low-rank adapter in it (peft_type {config['peft_type']})"
-        raise AdapterError(explain(asked, found, "`inspect` reads NeuroLoRA, FlyLoRA and LoRA adapters"))
-    routed = config["peft_type"] == "NEUROLORA"
-    missing = sorted(
-        f"{name}.{part}"
-        for name, parts in modules.items()
-        for part in (_promised(config) if routed else set(other_half(parts))) - set(parts)
-    )
-    if routed and not missing:
-        missing = _missing_gates(config, modules)
-    if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise AdapterError(
-            explain(asked, f"missing: {shown}", "The file is incomplete: save or copy it again")
-        )
-
-
-def _promised(config: dict[str, Any]) -> set[str]:
-    """Parts that each module of a routed adapter has; a shared gate may lie in another one."""
-    promised = {"neurolora_B", "neurolora_A_fingerprint"}
-    if config.get("train_projection", False):
-        promised.add("neurolora_A_trained")
-    elif config.get("save_projection", True):
-        promised |= {"neurolora_A", "neurolora_A_scale"}
-    sharing = config.get("gate_sharing", "module")
-    if sharing in ("module", "input"):
-        parts = GATE_PARTS.get(config.get("gate", "token"), ())
-        promised |= {GATE + part for part in parts if sharing == "module" or part != "W1"}
-    return promised
-
-
-def _missing_gates(config: dict[str, Any], modules: Keys) -> list[str]:
-    """Parts of a shared gate that lie in no module at all."""
-    present = {part for parts in modules.values() for part in parts}
-    wanted = {GATE + part for part in GATE_PARTS.get(config.get("gate", "token"), ())}
-    return [f"{part} (shared) in every module" for part in sorted(wanted - present)]
-
-
-def _module_facts(weights: Any, name: str, parts: dict[str, str]) -> ModuleFacts:
+def _module_facts(source: AdapterReader, name: str, parts: dict[str, str]) -> ModuleFacts:
     import torch
 
     part_A, part_B = pair_of(parts) or ("", "")
-    shapes = {part: shape_of(weights, key) for part, key in parts.items()}
+    shapes = {part: source.entries[key].shape for part, key in parts.items()}
     if len(shapes[part_B]) < 2:
         found = f"B is no matrix, its shape is {shapes[part_B]}"
         raise AdapterError(explain(f"reading the module {name}", found, "The file is damaged: save it again"))
     out_features, r = shapes[part_B][:2]
     _check_ranks(name, r, part_A, shapes)
     in_features = _in_features(shapes, part_A)
-    if part_A == "neurolora_A" and part_A in parts:
-        in_features = read_projection(weights, name, parts, in_features).values.shape[1]
+    if part_A == A and A in parts:
+        in_features = projection_of(source, name).values.shape[1]
     projection = r * in_features if in_features and part_A in shapes else 0
     trained = sum(math.prod(shape) for part, shape in shapes.items() if part not in (part_A, *NOT_TRAINED))
-    gate = {part: key for part, key in parts.items() if part.startswith(GATE)}
-    columns = weights.get_tensor(parts[part_B]).to(torch.float64).flatten(1)
+    gate = {part: source.raw_tensor(key) for part, key in parts.items() if part.startswith(GATE)}
+    columns = source.raw_tensor(parts[part_B]).to(torch.float64).flatten(1)
     return ModuleFacts(
         name=name,
         in_features=in_features,
         out_features=out_features,
         r=r,
-        trainable=trained + (0 if part_A == "neurolora_A" else projection),
+        trainable=trained + (0 if part_A == A else projection),
         stored=trained + projection,
         up_norm=float(columns.norm()),
         rank_norms=columns.norm(dim=0).tolist(),
         orthogonality=mean_squared_cosine(columns),
-        gate=_gate_facts({part.removeprefix(GATE): weights.get_tensor(key) for part, key in gate.items()}),
+        gate=_gate_facts({part.removeprefix(GATE): tensor for part, tensor in gate.items()}),
     )
 
 
@@ -209,7 +163,7 @@ def _in_features(shapes: dict[str, tuple[int, ...]], part_A: str) -> int | None:
     """The width of the input: from the gate's W1, else from A (a packed one does not tell)."""
     if f"{GATE}W1" in shapes:
         return shapes[f"{GATE}W1"][1]
-    if part_A not in shapes or part_A == "neurolora_A":
+    if part_A not in shapes or part_A == A:
         return None
     return math.prod(shapes[part_A][1:])
 
@@ -253,14 +207,15 @@ def _totals(facts: list[ModuleFacts], config: dict[str, Any], other: int) -> Par
     return Parameters(trainable + other, stored + other, trainable - unused, other)
 
 
-def _fingerprints(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _fingerprints(source: AdapterReader) -> dict[str, Any]:
     """What the adapter says of itself, and the digest of its file."""
+    config = source.config
     return {
         "projection": config.get("projection_fingerprint"),
         "base": config.get("base_fingerprint"),
         "neurolora_version": config.get("neurolora_version"),
         "peft_version": config.get("peft_version"),
-        "file_sha256": fingerprint_file(folder / WEIGHTS),
+        "file_sha256": fingerprint_file(source.path),
     }
 
 

@@ -1,5 +1,4 @@
 import json
-import struct
 
 import pytest
 import torch
@@ -89,24 +88,22 @@ def test_a_projection_without_a_gate_tells_its_width_by_its_fingerprint(tmp_path
 
 
 def test_only_a_seed_is_saved(tmp_path, make):
-    tensors = drop(make.tensors(), "neurolora_A", "neurolora_A_scale")
+    tensors = drop(make.tensors(), "neurolora_A")
     facts = inspect_adapter(make.adapter(tmp_path, make.config(save_projection=False), tensors))
     assert facts.parameters.stored == facts.parameters.trainable
     assert facts.modules[0].in_features == WIDTH
 
 
 def test_a_shared_gate_is_counted_once(tmp_path, make):
-    kept = tuple(f"{name}.neurolora_gate_W1" for name in make.modules[1:])
-    facts = inspect_adapter(
-        make.adapter(tmp_path, make.config(gate_sharing="input"), drop(make.tensors(), *kept))
-    )
+    tensors = drop(make.tensors(), "v_proj.neurolora_gate_W1")
+    facts = inspect_adapter(make.adapter(tmp_path, make.config(gate_sharing="input"), tensors))
     whole = inspect_adapter(make.adapter(tmp_path / "whole"))
-    saved = (len(make.modules) - 1) * BOTTLENECK * WIDTH
+    saved = len(make.modules) // 2 * BOTTLENECK * WIDTH
     assert whole.parameters.trainable - facts.parameters.trainable == saved
 
 
 def test_a_trained_projection_is_trainable(tmp_path, make):
-    tensors = drop(make.tensors(), "neurolora_A", "neurolora_A_scale")
+    tensors = drop(make.tensors(), "neurolora_A")
     trained = {f"base_model.model.{name}.neurolora_A_trained": torch.ones(R, WIDTH) for name in make.modules}
     facts = inspect_adapter(make.adapter(tmp_path, make.config(train_projection=True), tensors | trained))
     modules = [AdaptedModule(name, WIDTH, OUT) for name in make.modules]
@@ -140,7 +137,9 @@ def test_an_untrained_adapter_and_one_with_nan_are_pointed_out(tmp_path, make):
     first = f"base_model.model.{make.modules[0]}.neurolora_B"
     one = make.tensors() | {first: torch.zeros(OUT, R)}
     assert "zero in 1 of 8" in inspect_adapter(make.adapter(tmp_path / "o", tensors=one)).notes[0]
+    gate = first.replace("neurolora_B", "neurolora_gate_W2")
     wild = make.tensors() | {first: torch.full((OUT, R), float("nan"))}
+    wild[gate] = torch.full((R, BOTTLENECK), float("inf"))
     assert "NaN or infinity in 1" in inspect_adapter(make.adapter(tmp_path / "n", tensors=wild)).notes[0]
 
 
@@ -189,21 +188,6 @@ def test_a_truncated_file(adapter, left):
     weights = adapter / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:left])
     with pytest.raises(AdapterError, match="truncated or damaged"):
-        inspect_adapter(adapter)
-
-
-def test_a_file_with_a_header_of_absurd_length(adapter):
-    (adapter / "adapter_model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
-    with pytest.raises(AdapterError, match="truncated or damaged"):
-        inspect_adapter(adapter)
-
-
-def test_a_pickle_is_never_opened(adapter):
-    (adapter / "adapter_model.safetensors").unlink()
-    with pytest.raises(AdapterError, match="the file is missing"):
-        inspect_adapter(adapter)
-    (adapter / "adapter_model.bin").write_bytes(b"anything")
-    with pytest.raises(AdapterError, match="a pickle, is there"):
         inspect_adapter(adapter)
 
 
