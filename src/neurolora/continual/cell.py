@@ -100,7 +100,7 @@ def _learn(cell: Cell, stage: int) -> dict[str, Any]:
     learner = _learner(cell, stage)
     result = _train(cell, stage, learner)
     trained = time.perf_counter()
-    learner.publish(cell.task_folder(stage) / "run", cell.past(stage), cell.task_folder(stage) / "adapter")
+    _publish(cell, stage, learner)
     memory = _remember(cell, stage, learner, result)
     memory.save(cell.memory(stage))
     return {
@@ -147,6 +147,12 @@ def _begin(cell: Cell, stage: int, model: Any) -> None:
     if past is None or not hasattr(model, "peft_config"):
         return
     {"weights": go_on_from, "frozen": put_beside}[cell.entry.row.carry](model, past)
+
+
+def _publish(cell: Cell, stage: int, learner: Learner) -> None:
+    """The adapter for all tasks so far, where the run's own is not that."""
+    folder = cell.task_folder(stage)
+    learner.publish(folder / "run", cell.past(stage), folder / "adapter")
 
 
 def _all_rows(cell: Cell, stage: int, tokenizer: Any) -> setup.Rows:
