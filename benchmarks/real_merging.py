@@ -3,45 +3,61 @@
     python benchmarks/real_merging.py run FOLDER --data DATA --model MODEL      # goes on where it stopped
     python benchmarks/real_merging.py table FOLDER   # Markdown: alone, merged, what is kept
 
-MODEL is an encoder, mean-pooled under a linear head; DATA holds QQP, amazon and dbpedia, each a folder with
-`[{"sentence", "label"}]` in train.json and test.json (one file alone is split). A task keeps its own head,
-trained with its adapter and never merged, also where the bodies are. `run` trains the parents of a seed and
-a method, scores each alone on its task and every merge on all tasks.
+For MODEL and DATA see `real_tasks.py`. A task keeps its own head, trained with its adapter and never merged,
+also where the bodies are. `run` trains the parents of a seed and a method, scores each alone on its task and
+every merge on all tasks.
 
 The adapters of a seed share one A; those named `own` have an A for each task, the first of which is the
-shared one: that parent serves both. A seed sets the order of the rows, dropout, A and all starts; the rows
-themselves are the same for all. One rate for each method, for the head too (a quarter of it for gates), given
-before and not searched for merging. Test rows are used for the scores alone; no coefficient is chosen by
-them: those listed are all there are.
+shared one: that parent serves both. Those named `quiet` are trained with off-task silence on text of none of
+the tasks, or (`quiet-others`) on the other tasks' own texts, without their labels. One rate for each method,
+for the head too (a quarter of it for gates), given before and not searched for merging. Test rows are used
+for the scores alone; no coefficient is chosen by them: those listed are all there are.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import statistics
 import time
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from merging_table import DELTAS, SIDE, WIDENED, Cell, print_table, score_cell
+from real_tasks import (
+    ALPHA,
+    RANK,
+    TARGETS,
+    TASKS,
+    TEST_ROWS,
+    TRAIN_ROWS,
+    Classifier,
+    accuracy,
+    base,
+    fit,
+    load,
+    pad_of,
+    padded,
+    trainable,
+    unlabelled,
+)
 from torch import Tensor, nn
-from torch.nn import functional
 
 from neurolora.files import write_json
 from neurolora.provenance import environment
 
-TASKS = ("QQP", "amazon", "dbpedia")
-TARGETS = ("query", "key", "value", "attention.output.dense")
-RANK, ALPHA = 32, 16
-TRAIN_ROWS, TEST_ROWS = 1280, 500
-EPOCHS, BATCH, WINDOW = 2, 32, 48
-WARMUP, WEIGHT_DECAY, MOST_NORM = 0.03, 0.01, 1.0
-GATE_SHARE = 0.25  # the gate's rate, as a part of B's
 HEAD, DONE = "head.safetensors", "run.json"
+GENERAL, OTHERS = ("agnews", "SST-2", "RTE"), ()
+TEXTS = 2000  # of each set that is listened to
+
+
+class Quiet(NamedTuple):
+    """Off-task silence: its weight, the sets it listens to (none: the other tasks'), rows a step."""
+
+    weight: float
+    texts: tuple[str, ...] = GENERAL
+    batch_size: int = 16
 
 
 class Trained(NamedTuple):
@@ -51,6 +67,7 @@ class Trained(NamedTuple):
     rate: float
     merges: tuple[str, ...] = ()
     shared: bool = True
+    quiet: Quiet | None = None
 
 
 METHODS = {
@@ -61,76 +78,13 @@ METHODS = {
     "flylora-own": Trained("flylora", 8e-3, SIDE, shared=False),
     "neurolora": Trained("neurolora", 8e-3, (*DELTAS, *WIDENED, *SIDE)),
     "neurolora-own": Trained("neurolora", 8e-3, SIDE, shared=False),
+    "neurolora-quiet": Trained("neurolora", 8e-3, (*DELTAS, *SIDE), quiet=Quiet(10.0)),
+    "neurolora-quiet-others": Trained("neurolora", 8e-3, SIDE, quiet=Quiet(10.0, OTHERS)),
+    "flylora-quiet": Trained("flylora", 8e-3, (*DELTAS, *SIDE), quiet=Quiet(10.0)),
 }
 
 
-# --- data -------------------------------------------------------------------------------------------------
-
-
-class Rows(NamedTuple):
-    """Token ids of texts, cut to the window, and their labels."""
-
-    tokens: list[list[int]]
-    labels: list[int]
-
-
-@lru_cache(maxsize=2 * len(TASKS))
-def load(data: str, model: str, task: str, split: str, limit: int) -> tuple[Rows, int]:
-    """The first rows of a split and the number of labels; a task in one file is tested on its last rows."""
-    from transformers import AutoTokenizer
-
-    from neurolora.tasks import TaskRequest, load_rows
-
-    request = TaskRequest(task="text", dataset_name=str(Path(data) / task))
-    alone = not (Path(data) / task / "train.json").is_file()
-    found = load_rows(request, "test" if alone else split)
-    rows = found[-limit:] if alone and split == "test" else found[:limit]
-    if alone and len(found) < TRAIN_ROWS + limit and split == "test":
-        raise SystemExit(f"{task} has {len(found)} rows: too few to train and test on")
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    texts = [row["sentence"] for row in rows]
-    tokens = tokenizer(texts, truncation=True, max_length=WINDOW)["input_ids"]
-    return Rows(tokens, [row["label"] for row in rows]), len(rows[0]["labels"])
-
-
-def batch_of(rows: Rows, places: list[int], pad: int) -> tuple[dict[str, Tensor], Tensor]:
-    """input_ids and attention_mask (rows, length), padded right; labels (rows,)."""
-    longest = max(len(rows.tokens[place]) for place in places)
-    ids = torch.full((len(places), longest), pad)
-    mask = torch.zeros_like(ids)
-    for row, place in enumerate(places):
-        tokens = rows.tokens[place]
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = 1
-    return {"input_ids": ids, "attention_mask": mask}, torch.tensor([rows.labels[place] for place in places])
-
-
 # --- model ------------------------------------------------------------------------------------------------
-
-
-class Classifier(nn.Module):
-    """An encoder, the mean of its outputs over a text's tokens, a linear head."""
-
-    def __init__(self, body: nn.Module, width: int, labels: int) -> None:
-        super().__init__()
-        self.body, self.head = body, nn.Linear(width, labels)
-
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        logits: Tensor = self.head(pooled(self.body, inputs))
-        return logits
-
-
-def pooled(body: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    """Mean over the text's tokens (rows, width)."""
-    mask = inputs["attention_mask"].unsqueeze(-1)
-    states = body(**inputs).last_hidden_state
-    return (states * mask).sum(dim=1) / mask.sum(dim=1)
-
-
-def base(model: str) -> Any:
-    from transformers import AutoModel
-
-    return AutoModel.from_pretrained(model, add_pooling_layer=False)
 
 
 def adapter_config(row: Trained, seed: int, place: int) -> Any:
@@ -180,7 +134,7 @@ def train(arguments: argparse.Namespace, name: str, seed: int, place: int) -> No
     rows, labels = load(arguments.data, arguments.model, TASKS[place], "train", TRAIN_ROWS)
     set_seed(seed)
     model = make(row, arguments.model, labels, seed, place)
-    losses = fit(model, rows, row.rate, seed)
+    losses = fit(model, rows, row.rate, seed, quiet_loss(arguments, row.quiet, model, seed, place))
     output.mkdir(parents=True, exist_ok=True)
     if row.kind is not None:
         model.body.save_pretrained(output)
@@ -193,66 +147,36 @@ def train(arguments: argparse.Namespace, name: str, seed: int, place: int) -> No
     print(f"{name} {TASKS[place]} seed {seed}: loss {first:.2f} -> {last:.2f}, {seconds:.0f} s", flush=True)
 
 
-def fit(model: Classifier, rows: Rows, rate: float, seed: int) -> list[float]:
-    """AdamW with a cosine; the losses of all steps."""
-    from transformers import get_cosine_schedule_with_warmup
+def quiet_loss(
+    arguments: argparse.Namespace, quiet: Quiet | None, model: Classifier, seed: int, place: int
+) -> Any:
+    """The weighted silence loss of a step; None where nothing is to be quiet."""
+    if quiet is None:
+        return None
+    from neurolora.training.silence import Silence, silence_loss
 
-    from neurolora.training import create_optimizer_groups
-    from neurolora.tuner import get_auxiliary_loss
+    names = quiet.texts or tuple(task for task in TASKS if task != TASKS[place])
+    texts = unlabelled(arguments.data, arguments.model, names, TEXTS)
+    silence = Silence(quiet.weight, texts, quiet.batch_size)
+    collate = partial(padded, pad=pad_of(model.body))
 
-    groups = create_optimizer_groups(model, rate, rate * GATE_SHARE, WEIGHT_DECAY)
-    optimizer = torch.optim.AdamW(groups)
-    order = batches(len(rows.labels), seed)
-    schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(WARMUP * len(order)), len(order))
-    losses = []
-    for places in order:
-        inputs, labels = batch_of(rows, places, pad_of(model.body))
-        model.train()
-        if not any(p.requires_grad for p in model.body.parameters()):
-            model.body.eval()  # no dropout where only the head learns
-        loss = functional.cross_entropy(model(inputs), labels)
-        losses.append(float(loss.detach()))
-        (loss + get_auxiliary_loss(model)).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), MOST_NORM)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-    return losses
+    def loss(step: int) -> Tensor:
+        return quiet.weight * silence_loss(model.body, silence.batch(collate, seed, step, 0, 0))
 
-
-def batches(count: int, seed: int) -> list[list[int]]:
-    """Places of the rows of each step, shuffled anew in each epoch."""
-    generator = torch.Generator().manual_seed(seed)
-    epochs = (torch.randperm(count, generator=generator).tolist() for _ in range(EPOCHS))
-    return [order[start : start + BATCH] for order in epochs for start in range(0, count, BATCH)]
-
-
-def pad_of(body: nn.Module) -> int:
-    return int(body.config.pad_token_id or 0)
-
-
-def trainable(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return loss
 
 
 # --- score ------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def accuracy(arguments: argparse.Namespace, body: nn.Module, home: Path, task: str) -> float:
+def task_accuracy(arguments: argparse.Namespace, body: nn.Module, home: Path, task: str) -> float:
     """Percent of test rows that `body` gets right under the head that lies in `home`."""
     from safetensors.torch import load_file
 
-    rows, _ = load(arguments.data, arguments.model, task, "test", arguments.rows)
-    head = load_file(home / HEAD)
-    order = sorted(range(len(rows.labels)), key=lambda place: len(rows.tokens[place]))
-    right = 0
-    body.eval()
-    for start in range(0, len(order), BATCH):
-        inputs, labels = batch_of(rows, order[start : start + BATCH], pad_of(body))
-        logits = functional.linear(pooled(body, inputs), head["weight"], head["bias"])
-        right += int((logits.argmax(dim=-1) == labels).sum())
-    return 100 * right / len(order)
+    rows, labels = load(arguments.data, arguments.model, task, "test", arguments.rows)
+    model = Classifier(body, body.config.hidden_size, labels)
+    model.head.load_state_dict(load_file(home / HEAD))
+    return accuracy(model, rows)
 
 
 def adapted(arguments: argparse.Namespace, folder: Path) -> nn.Module:
@@ -268,14 +192,15 @@ def score(arguments: argparse.Namespace, name: str, seed: int) -> None:
 
     def merged(output: Path) -> dict[str, float]:
         body = adapted(arguments, output)
-        return {task: accuracy(arguments, body, home, task) for task, home in homes.items()}
+        return {task: task_accuracy(arguments, body, home, task) for task, home in homes.items()}
 
     score_cell(
         Cell(arguments.folder, name, seed, arguments.rows),
         list(homes.values()),
         METHODS[name].merges,
         alone=lambda: {
-            task: accuracy(arguments, adapted(arguments, home), home, task) for task, home in homes.items()
+            task: task_accuracy(arguments, adapted(arguments, home), home, task)
+            for task, home in homes.items()
         },
         merged=merged,
     )
