@@ -52,7 +52,7 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
         for adapter in active:
             if adapter not in self.settings:
                 continue
-            if self.context.listens and self.context.is_open:
+            if self._is_heard(adapter):
                 result = self._overheard(result, x, adapter)
             elif self._decodes(x, adapter):
                 result = add_while_decoding(result, self, adapter, x, in_place=self._owns(result))
@@ -85,6 +85,11 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
             and not torch.compiler.is_compiling()
             and not self.settings[adapter].train_projection
         )
+
+    def _is_heard(self, adapter: str) -> bool:
+        """Whether somebody listens to this adapter; frozen ones are not listened to, as they cannot learn."""
+        listens = self.context.listens and self.context.is_open
+        return listens and bool(self.neurolora_B[adapter].requires_grad)
 
     def _owns(self, result: Tensor) -> bool:
         """Whether nobody else can hold the base layer's result, so that it may be added to in place."""

@@ -19,7 +19,7 @@ CHECKPOINTING = "gradient_checkpointing"  # transformers' switch on each module 
 
 @contextlib.contextmanager
 def listening(model: nn.Module) -> Iterator[None]:
-    """Inside, every forward of `model` keeps how loud each adapter was; then ask `take_silence_loss`.
+    """Inside, every forward of `model` keeps how loud each trainable adapter was: ask `take_silence_loss`.
 
     Activation checkpointing is off inside: the backward, which runs a layer again, comes when nobody listens.
     Raises ConfigError if `model` has no adapted layers.

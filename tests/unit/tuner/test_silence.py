@@ -103,3 +103,18 @@ def test_what_is_only_listened_to_moves_no_balance_and_no_loss(tiny: ModuleType)
     for _, layer in adapter_layers(model):
         assert not layer.records
         assert not layer.pending
+
+
+def test_a_frozen_adapter_beside_it_is_not_listened_to(tiny: ModuleType) -> None:
+    model, batch = adapted(tiny).eval(), tiny.inputs("llama")
+    with listening(model):
+        model(**batch)
+        alone = take_silence_loss(model)
+    model.add_adapter("past", tiny.make_config("llama"))  # B = 0, so it changes nothing
+    model.base_model.set_adapter(["default", "past"])
+    for name, value in model.named_parameters():
+        if ".past" in name:
+            value.requires_grad_(False)
+    with listening(model):
+        model(**batch)
+        torch.testing.assert_close(take_silence_loss(model), alone)

@@ -1,0 +1,278 @@
+"""Three real tasks learned one after another, strategy by strategy: what is learned, and what is left of it.
+
+    python benchmarks/real_continual.py run FOLDER --data DATA --model MODEL      # goes on where it stopped
+    python benchmarks/real_continual.py table FOLDER   # Markdown: last accuracies, average, BWT, learning
+
+For MODEL and DATA see `real_tasks.py`; the strategies are those of `neurolora continual`, in a loop of this
+script's own, since each task has a head. The heads are the tasks' identity, which every row is given; the
+body is not. The first task of an order is trained as `real_merging.py` trains its parents, so FOLDER may be
+that benchmark's: those parents are taken, and they are also the bound of each task alone. Rates as there; the
+strategies' own settings are the values below, which were not searched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import real_merging as parents
+import torch
+from merging_table import interval
+from real_merging import METHODS, adapter_config, quiet_loss
+from real_tasks import (
+    TASKS,
+    TEST_ROWS,
+    TRAIN_ROWS,
+    Classifier,
+    Rows,
+    accuracy,
+    base,
+    fit,
+    load,
+    padded,
+    pooled,
+)
+from torch import Tensor, nn
+from torch.nn import functional
+
+from neurolora.continual import STRATEGIES
+from neurolora.continual.learner import Learner, TaskData
+from neurolora.continual.memory import Memory
+from neurolora.continual.metrics import METRICS
+from neurolora.continual.weights import go_on_from, put_beside
+from neurolora.files import write_json
+from neurolora.provenance import environment
+from neurolora.training.extra_loss import Moment
+
+ORDERS = {"forth": (0, 1, 2), "back": (2, 1, 0)}
+
+
+class Stream(NamedTuple):
+    """A row of the table: how the parents are trained, by which strategy, with which settings."""
+
+    method: str
+    strategy: str
+    settings: dict[str, Any] = {}  # noqa: RUF012
+
+
+ROWS = {
+    "LoRA-Seq": Stream("lora", "sequential"),
+    "EWC+LoRA": Stream("lora", "ewc", {"weight": 1000.0}),
+    "O-LoRA": Stream("lora", "o-lora"),
+    "FlyLoRA-Seq": Stream("flylora", "sequential"),
+    "NeuroLoRA-Seq": Stream("neurolora", "sequential"),
+    "EWC+NeuroLoRA": Stream("neurolora", "ewc", {"weight": 1000.0}),
+    "protect": Stream("neurolora", "protect"),
+    "grow": Stream("neurolora", "grow"),
+    "grow, quiet": Stream("neurolora-quiet", "grow"),
+    "replay": Stream("neurolora", "replay", {"rows": 64, "batch_size": 16}),
+}
+
+
+class Cell(NamedTuple):
+    """One row, order and seed, and its place on disk."""
+
+    arguments: argparse.Namespace
+    name: str
+    order: str
+    seed: int
+
+    @property
+    def row(self) -> Stream:
+        return ROWS[self.name]
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        return ORDERS[self.order]
+
+    @property
+    def folder(self) -> Path:
+        name = self.name.replace(" ", "_").replace(",", "").replace("+", "_")
+        folder: Path = self.arguments.folder / "streams" / f"{name}-{self.order}-{self.seed}"
+        return folder
+
+
+# --- data and loss with the heads that rows belong to -----------------------------------------------------
+
+
+class Heads(nn.Module):
+    """A body under the heads of all tasks so far; each row is answered by its own task's."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body, self.heads = body, nn.ModuleDict()
+
+    def forward(self, inputs: dict[str, Tensor], labels: Tensor, tasks: list[str]) -> Any:
+        states = pooled(self.body, inputs)
+        losses = [
+            functional.cross_entropy(self.heads[task](states[i]), labels[i]) for i, task in enumerate(tasks)
+        ]
+        return SimpleNamespace(loss=torch.stack(losses).mean())
+
+
+def batch_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    loss: Tensor = model(**batch).loss
+    return loss
+
+
+def collate(rows: list[Any]) -> dict[str, Any]:
+    return {
+        "inputs": padded([row["tokens"] for row in rows], 0),
+        "labels": torch.tensor([row["label"] for row in rows]),
+        "tasks": [row["task"] for row in rows],
+    }
+
+
+def task_data(rows: Rows, task: str, seed: int) -> TaskData:
+    """The training rows as dicts, which a strategy can keep."""
+    pairs = zip(rows.tokens, rows.labels, strict=True)
+    return TaskData([{"tokens": t, "label": n, "task": task} for t, n in pairs], collate, seed)
+
+
+# --- one cell ---------------------------------------------------------------------------------------------
+
+
+def run_cell(cell: Cell) -> None:
+    """Learn the three tasks of an order in turn and score those learned so far after each."""
+    target = cell.folder / "scores.json"
+    if target.is_file():
+        return
+    started = time.perf_counter()
+    state = State(cell)
+    R = []
+    for stage, place in enumerate(cell.places):
+        state.learn(stage, place)
+        R.append([score(cell, state.model, other) for other in cell.places[: stage + 1]])
+    row = {"name": cell.name, "order": [TASKS[p] for p in cell.places], "seed": cell.seed, "R": R}
+    facts = {"seconds": time.perf_counter() - started, "rows": cell.arguments.rows}
+    write_json(target, {**row, **facts, "settings": cell.row.settings, "environment": environment()})
+    print(f"{cell.name} {cell.order} seed {cell.seed}: {R[-1]}, {facts['seconds']:.0f} s", flush=True)
+
+
+class State:
+    """The model as it goes from task to task, the adapter's folder, and the strategy's memory."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell, self.memory = cell, Memory()
+        self.model: Heads = Heads(nn.Identity())
+        self.past: Path | None = None
+
+    def learn(self, stage: int, place: int) -> None:
+        cell, task = self.cell, TASKS[place]
+        rows, labels = load(cell.arguments.data, cell.arguments.model, task, "train", TRAIN_ROWS)
+        strategy = STRATEGIES[cell.row.strategy]
+        learner = strategy.learner(strategy.knobs(**cell.row.settings), self.memory, batch_loss)
+        torch.manual_seed(cell.seed + 1000 * stage)
+        head = nn.Linear(384, labels)
+        own = self.cell.folder / f"{stage}-run"
+        if stage == 0:
+            own = self._first(place, head)
+        else:
+            self._bring_in(strategy.carry, stage)
+            self._train(learner, stage, place, rows, head)
+            self.model.body.save_pretrained(own)
+        self.model.heads[task] = head.requires_grad_(False)
+        self.past = learner.publish(own, self.past, cell.folder / f"{stage}-adapter")
+        self.memory = learner.remember(self.model, task_data(rows, task, cell.seed), stage)
+
+    def _first(self, place: int, head: nn.Linear) -> Path:
+        """The first task as the benchmark of merging trains it, made where it is not there."""
+        from safetensors.torch import load_file
+
+        cell = self.cell
+        parents.train(cell.arguments, cell.row.method, cell.seed, place)
+        own = parents.parent(cell.arguments.folder, cell.row.method, place, cell.seed)
+        self.model = Heads(self._fresh_body(0))
+        go_on_from(self.model.body, own)
+        head.load_state_dict(load_file(own / parents.HEAD))
+        return own
+
+    def _fresh_body(self, stage: int) -> Any:
+        from peft import get_peft_model
+
+        row = METHODS[self.cell.row.method]._replace(shared=False)
+        config = adapter_config(row, self.cell.seed, stage)
+        if hasattr(config, "init_seed"):
+            config.init_seed = self.cell.seed + 1000 * stage
+        return get_peft_model(base(self.cell.arguments.model), config)
+
+    def _bring_in(self, carry: str, stage: int) -> None:
+        """Weights go on as they are; where they are frozen, a fresh adapter is put beside them."""
+        if carry == "frozen":
+            assert self.past is not None
+            self.model.body = self._fresh_body(stage)
+            put_beside(self.model.body, self.past)
+
+    def _train(self, learner: Learner, stage: int, place: int, rows: Rows, head: nn.Linear) -> None:
+        cell, row = self.cell, METHODS[self.cell.row.method]
+        one = Classifier(self.model.body, head.in_features, head.out_features)
+        one.head = head
+        losses = learner.losses(self.model)
+        quiet = quiet_loss(cell.arguments, row.quiet, one, cell.seed, place)
+
+        def extra(step: int) -> Tensor:
+            moment = Moment(cell.seed, step, 0, 0, {}, None, collate)
+            found = [loss.weight * loss(self.model, moment) for loss in losses]
+            return torch.stack([*found, *([quiet(step)] if quiet else [])]).sum()
+
+        fit(one, rows, row.rate, cell.seed + 1000 * stage, extra if losses or quiet else None)
+
+
+def score(cell: Cell, model: Heads, place: int) -> float:
+    """Percent of a task's test rows that are right, under its own head."""
+    task, arguments = TASKS[place], cell.arguments
+    rows, labels = load(arguments.data, arguments.model, task, "test", arguments.rows)
+    one = Classifier(model.body, 384, labels)
+    one.head = model.heads[task]
+    return accuracy(one, rows)
+
+
+# --- table ------------------------------------------------------------------------------------------------
+
+
+def print_table(folder: Path) -> None:
+    """Markdown: means over orders and seeds with 95% intervals."""
+    cells = [json.loads(path.read_text()) for path in sorted(folder.glob("streams/*/scores.json"))]
+    write_json(folder / "streams.json", {"cells": cells})
+    print("| strategy | " + " | ".join(TASKS) + " | average | BWT | learning | runs |")
+    print("|---" * (len(TASKS) + 5) + "|")
+    for name in ROWS:
+        mine = [cell for cell in cells if cell["name"] == name]
+        if not mine:
+            continue
+        matrices = [[line + [float("nan")] * (3 - len(line)) for line in cell["R"]] for cell in mine]
+        last = [interval([c["R"][-1][c["order"].index(task)] for c in mine]) for task in TASKS]
+        told = ("average_accuracy", "backward_transfer", "learning_accuracy")
+        values = [interval([METRICS[metric](R) for R in matrices]) for metric in told]
+        print("| " + " | ".join([name, *last, *values, str(len(mine))]) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=("run", "table"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", help="folder with QQP/, amazon/ and dbpedia/")
+    parser.add_argument("--model", help="folder of the encoder, with model.safetensors")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=list(ORDERS))
+    parser.add_argument("--strategies", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", type=int, default=TEST_ROWS, help="test rows of each task")
+    arguments = parser.parse_args()
+    if arguments.stage == "table":
+        print_table(arguments.folder)
+        return
+    if not (arguments.data and arguments.model):
+        raise SystemExit("run needs --data and --model")
+    for seed, order, name in itertools.product(arguments.seeds, arguments.orders, arguments.strategies):
+        run_cell(Cell(arguments, name, order, seed))
+
+
+if __name__ == "__main__":
+    main()
