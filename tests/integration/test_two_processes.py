@@ -101,3 +101,36 @@ def test_silence_is_the_mean_over_processes_and_counts_once_a_step(
     run_training(load_config(None, one), progress=False)
     assert_same_run(base, "step", "loss", "orthogonality_loss", "silence_loss", "grad_norm")
     assert [line["step"] for line in read_lines(base / "two") if "silence_loss" in line] == [1, 3]
+
+
+STREAM = """
+import sys
+from neurolora.continual import load_stream, run_continual
+run_continual(load_stream(sys.argv[1], {"output_dir": sys.argv[2]}), progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_a_stream_in_two_processes(tmp_path: Path, tiny_stream: ModuleType) -> None:
+    """All processes train, one writes: the matrix is that of one process that accumulates twice."""
+    rows = [tiny_stream.entry("ewc", "lora", samples=4), tiny_stream.entry("grow", "neurolora")]
+    (tmp_path / "run.py").write_text(STREAM)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, command, batch, steps in (
+        ("two", launch, 2, 1),
+        ("one", [sys.executable], 2, 2),
+    ):
+        changes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps}
+        path = tiny_stream.write_stream(tmp_path, rows, train={**tiny_stream.TRAIN, **changes})
+        done = subprocess.run(
+            [*command, str(tmp_path / "run.py"), str(path), str(tmp_path / name)],
+            capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (
+        json.loads((tmp_path / name / "results.json").read_text())["cells"] for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 2
+    for first, second in zip(one, two, strict=True):
+        for expected, found in zip(first["R"], second["R"], strict=True):
+            assert found == pytest.approx(expected, rel=0.02)

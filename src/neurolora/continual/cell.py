@@ -24,6 +24,7 @@ from typing import Any
 from neurolora.continual.config import StrategyEntry, StreamConfig
 from neurolora.continual.learner import Learner, TaskData
 from neurolora.continual.memory import Memory
+from neurolora.continual.processes import processes
 from neurolora.continual.scoring import Scorer
 from neurolora.continual.state import CellState, load_state
 from neurolora.continual.weights import go_on_from, put_beside
@@ -81,24 +82,32 @@ class Cell:
 
 
 def run_cell(cell: Cell, scorer: Scorer, notify: Notify) -> CellState:
-    """Learn and score what is not done yet. Raises what training and evaluation raise."""
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    state = load_state(cell.folder, cell.order, notify)
+    """Learn and score what is not done yet. Raises what training and evaluation raise.
+
+    In a distributed run all processes train; the main one alone publishes, scores and writes.
+    """
+    is_main = processes(cell.config).is_main_process
+    if is_main:
+        cell.folder.mkdir(parents=True, exist_ok=True)
     for stage, tasks in enumerate(cell.stages):
+        processes(cell.config).wait_for_everyone()
+        state = load_state(cell.folder, cell.order, notify)
         if state.learned <= stage:
             notify(f"{cell.name}: learning {', '.join(tasks)} ({stage + 1} of {len(cell.stages)})")
-            state.add_task(_learn(cell, stage))
-            state.save(cell.folder)
-        _clean(cell, stage)
-        _score(cell, stage, state, scorer, notify)
-    return state
+            started, learner = time.perf_counter(), _learner(cell, stage)
+            result = _train(cell, stage, learner)
+            if is_main:
+                state.add_task(_settle(cell, stage, learner, result, started))
+                state.save(cell.folder)
+        if is_main:
+            _clean(cell, stage)
+            _score(cell, stage, state, scorer, notify)
+    processes(cell.config).wait_for_everyone()
+    return load_state(cell.folder, cell.order, notify)
 
 
-def _learn(cell: Cell, stage: int) -> dict[str, Any]:
-    """Train on a stage's rows, publish the adapter, keep what the next stage needs; what it took."""
-    started = time.perf_counter()
-    learner = _learner(cell, stage)
-    result = _train(cell, stage, learner)
+def _settle(cell: Cell, stage: int, learner: Learner, result: RunResult, started: float) -> dict[str, Any]:
+    """Publish the adapter, keep what the next stage needs; what the stage has cost."""
     trained = time.perf_counter()
     _publish(cell, stage, learner)
     memory = _remember(cell, stage, learner, result)

@@ -22,6 +22,7 @@ import yaml
 
 from neurolora.continual.cell import Cell, run_cell
 from neurolora.continual.config import StreamConfig, label_of
+from neurolora.continual.processes import processes
 from neurolora.continual.results import read_cells, summarise, write_results
 from neurolora.continual.scoring import Scorer
 from neurolora.errors import ConfigError, OutputError, explain
@@ -56,14 +57,19 @@ def run_continual(
     A folder that holds a run of the same config is gone on with. Raises ConfigError for one of another
     config, with the differences; OutputError for a folder of something else; and what training raises.
     """
-    folder = Path(config.output_dir)
-    _open_folder(config, folder, overwrite)
+    folder, is_main = Path(config.output_dir), processes(config).is_main_process
     _require_rows(config)
     scorer = Scorer(config)
-    before = _score_base(config, folder, scorer, notify)
+    with processes(config).main_process_first():
+        if is_main:
+            _open_folder(config, folder, overwrite)
+            _score_base(config, folder, scorer, notify)
+    before = json.loads((folder / BEFORE).read_text(encoding="utf-8"))
     for cell in cells(config, folder, progress):
         run_cell(cell, scorer, notify)
-        write_results(folder, summarise(config, before, read_cells(config, folder)))
+        if is_main:
+            write_results(folder, summarise(config, before, read_cells(config, folder)))
+    processes(config).wait_for_everyone()
     return StreamResult(folder, json.loads((folder / "results.json").read_text(encoding="utf-8")))
 
 
@@ -123,12 +129,10 @@ def _require_rows(config: StreamConfig) -> None:
             load_rows(request, split)
 
 
-def _score_base(config: StreamConfig, folder: Path, scorer: Scorer, notify: Notify) -> dict[str, Any]:
-    """The base model's scores on every task."""
-    path = folder / BEFORE
-    if not path.is_file():
-        notify("scoring the base model")
-        name = config.model["model_name_or_path"]
-        write_json(path, dict(scorer.score(name, config.task_names)))
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+def _score_base(config: StreamConfig, folder: Path, scorer: Scorer, notify: Notify) -> None:
+    """The base model's scores on every task, once."""
+    if (folder / BEFORE).is_file():
+        return
+    notify("scoring the base model")
+    name = config.model["model_name_or_path"]
+    write_json(folder / BEFORE, dict(scorer.score(name, config.task_names)))
