@@ -106,7 +106,7 @@ def summary_table(summary: dict[str, Any]) -> Any:
 def _print_cells(stream: StreamConfig, as_json: bool) -> None:
     from neurolora.continual import cells
 
-    listed = [
+    listed: list[dict[str, Any]] = [
         {"label": cell.folder.parent.name, "order": cell.order, "seed": cell.seed, "folder": str(cell.folder)}
         for cell in cells(stream, Path(stream.output_dir))
     ]
