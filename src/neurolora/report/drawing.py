@@ -64,13 +64,13 @@ class Picture:
 
 
 @contextmanager
-def canvas(height: float) -> Iterator[tuple[Any, Any]]:
-    """A figure `WIDTH` inches wide with one pair of axes, in the house's style."""
+def canvas(height: float, width: float = WIDTH) -> Iterator[tuple[Any, Any]]:
+    """A figure with one pair of axes, in inches, in the house's style."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots()
         yield figure, axes
 

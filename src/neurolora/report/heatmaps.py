@@ -1,6 +1,7 @@
 """Pictures of how adapters stand to each other: tables of numbers as colours, shares as stacked bars.
 
-Room: report. Called by `interference_page.py`; each a function of plain numbers, no file is read or written.
+Room: report. Called by `interference_page.py` and `continual_pictures.py`; each a function of plain numbers,
+no file is read or written.
 Cividis and PuOr can be told apart by colour-blind readers.
 """
 
@@ -18,12 +19,23 @@ Cell = float | None
 #: The end of the scale is never nearer to zero than this, so that rounding is not painted as a difference.
 LEAST_LIMIT = 0.05
 MOST_WRITTEN = 12
+MOST_SMALL = 20
 LONGEST_LABEL = 18
 WIDEST_UPRIGHT = 24
 
 
-def square_heatmap(title: str, label: str, names: Sequence[str], table: Sequence[Sequence[Cell]]) -> Picture:
-    """One row and one column an adapter; numbers are written into the cells of up to `MOST_WRITTEN`."""
+def square_heatmap(
+    title: str,
+    label: str,
+    names: Sequence[str],
+    table: Sequence[Sequence[Cell]],
+    columns: Sequence[str] | None = None,
+    what: str = "adapters",
+) -> Picture:
+    """One row and one column a name; numbers are written into the cells of up to `MOST_WRITTEN`.
+
+    columns: other names along the top. what: what the names are, in the plural.
+    """
     values = _array(table)
     short = [shorten(name) for name in names]
     with canvas(1.5 + 0.42 * min(len(names), MOST_WRITTEN)) as (figure, axes):
@@ -31,8 +43,32 @@ def square_heatmap(title: str, label: str, names: Sequence[str], table: Sequence
         if len(names) <= MOST_WRITTEN:
             _write_numbers(axes, image, values)
         label_rows(axes, short)
-        _label_columns(axes, short)
-        return Picture(title, to_svg(figure), _tell(values, f"{len(names)} adapters"))
+        _label_columns(axes, short if columns is None else columns)
+        return Picture(title, to_svg(figure), _tell(values, f"{len(names)} {what}"))
+
+
+def table_heatmap(
+    title: str,
+    label: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    table: Sequence[Sequence[Cell]],
+    top: float,
+    told: str,
+) -> Picture:
+    """A table of numbers from 0 to `top`, so that several pictures have one scale; numbers in the cells.
+
+    Of many columns the numbers are whole and small; more than `MOST_SMALL` have none.
+    """
+    values = _array(table)
+    many = len(columns) > MOST_WRITTEN // 2
+    with canvas(1.5 + 0.34 * min(len(rows), MOST_SMALL)) as (figure, axes):
+        image = _paint(figure, axes, values, label, top)
+        if len(columns) <= MOST_SMALL:
+            _write_numbers(axes, image, values, digits=0 if many else 1, size=7 if many else 8.5)
+        label_rows(axes, [shorten(name) for name in rows])
+        _label_columns(axes, [shorten(name) for name in columns])
+        return Picture(title, to_svg(figure), told)
 
 
 def module_heatmap(
@@ -78,9 +114,12 @@ def _array(table: Sequence[Sequence[Cell]]) -> np.ndarray[Any, Any]:
     return np.array([[np.nan if cell is None else cell for cell in row] for row in table], dtype=float)
 
 
-def _paint(figure: Any, axes: Any, values: np.ndarray[Any, Any], label: str) -> Any:
-    """Numbers of both signs from -limit to limit around white, others from 0 up; NaN stays empty."""
-    limit = max(LEAST_LIMIT, float(np.nanmax(np.abs(values), initial=0.0)))
+def _paint(figure: Any, axes: Any, values: np.ndarray[Any, Any], label: str, top: float | None = None) -> Any:
+    """Numbers of both signs from -limit to limit around white, others from 0 up; NaN stays empty.
+
+    The limit is `top`, without one the greatest number.
+    """
+    limit = max(LEAST_LIMIT, float(np.nanmax(np.abs(values), initial=0.0)) if top is None else top)
     signed = bool((values < 0).any())
     image = axes.imshow(
         values,
@@ -97,12 +136,14 @@ def _paint(figure: Any, axes: Any, values: np.ndarray[Any, Any], label: str) -> 
     return image
 
 
-def _write_numbers(axes: Any, image: Any, values: np.ndarray[Any, Any]) -> None:
+def _write_numbers(
+    axes: Any, image: Any, values: np.ndarray[Any, Any], digits: int = 2, size: float = 8.5
+) -> None:
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             red, green, blue, _ = image.cmap(image.norm(value))
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8.5,
+            axes.text(column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=size,
                       color="white" if dark else "black")  # fmt: skip
 
 
