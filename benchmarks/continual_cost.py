@@ -5,8 +5,8 @@
 
 The tasks are recall in as many invented worlds, a few steps each, on the bundled model: small, so that what a
 strategy adds shows. Each strategy runs in a process of its own, one after another; nothing else should run.
-The result holds, for each task, seconds of training and of what comes after it, bytes kept and of the adapter,
-and the peak of resident memory so far; the table compares the last fifth of the tasks with sequential's, and
+The result holds, for each task, seconds of training and of what comes after it, bytes kept and of the
+adapter, and the peak of resident memory so far; the table compares the last fifth of the tasks with sequential's, and
 with the strategy's own first fifth.
 """
 
