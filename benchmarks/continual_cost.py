@@ -3,11 +3,11 @@
     python benchmarks/continual_cost.py FOLDER --out benchmarks/results/continual-cost.json
     python benchmarks/continual_cost.py FOLDER --out small.json --tasks 5 --strategies sequential ewc
 
-The tasks are recall in as many invented worlds, a few steps each, on the bundled model: small, so that what a
-strategy adds shows. Each strategy runs in a process of its own, one after another; nothing else should run.
-The result holds, for each task, seconds of training and of what comes after it, bytes kept and of the
-adapter, and the peak of resident memory so far; the table compares the last fifth of the tasks with sequential's, and
-with the strategy's own first fifth.
+The tasks are recall in as many invented worlds, a few steps each, on the bundled model: small, so that what
+a strategy adds shows. Each strategy runs in a process of its own, one after another; nothing else should
+run. The result holds, for each task, seconds of training and of what comes after it, bytes kept and bytes of
+the adapter, and the peak of resident memory so far; the table compares the last fifth of the tasks with
+sequential's, and with the strategy's own first fifth.
 """
 
 from __future__ import annotations
