@@ -31,8 +31,9 @@ from neurolora.provenance import environment
 from neurolora.training.config import to_yaml
 
 CONFIG, ENVIRONMENT, BEFORE = "config.yaml", "env.json", "before.json"
-#: Top-level keys that may change between a run and its resume: more of the same, or no number depends on it.
+#: What may differ when a comparison is gone on with: no number depends on it, or what is there stays.
 MAY_CHANGE = frozenset({"output_dir"})
+MAY_GROW = frozenset({"seeds", "orders", "strategies"})
 
 Notify = Callable[[str], None]
 
@@ -54,8 +55,9 @@ def run_continual(
 ) -> StreamResult:
     """Run every cell that is not done, and write the results; a finished comparison is only written again.
 
-    A folder that holds a run of the same config is gone on with. Raises ConfigError for one of another
-    config, with the differences; OutputError for a folder of something else; and what training raises.
+    A folder that holds a run of the same config, or of one with fewer seeds, orders or strategies, is gone on
+    with. Raises ConfigError for one of another config, with the differences; OutputError for a folder of
+    something else; and what training raises.
     """
     folder, is_main = Path(config.output_dir), processes(config).is_main_process
     _require_rows(config)
@@ -93,7 +95,6 @@ def _open_folder(config: StreamConfig, folder: Path, overwrite: bool) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         else:
             _require_same(config, folder / CONFIG)
-            return
     elif folder.is_dir() and any(folder.iterdir()):
         do = "Choose another output_dir"
         raise OutputError(
@@ -104,16 +105,27 @@ def _open_folder(config: StreamConfig, folder: Path, overwrite: bool) -> None:
 
 
 def _require_same(config: StreamConfig, path: Path) -> None:
-    """What was begun is gone on with under the same settings. Raises ConfigError with the differences."""
+    """What was begun is gone on with under the same settings; there may be more seeds, orders and strategies.
+
+    Raises ConfigError with the differences.
+    """
     before, now = yaml.safe_load(path.read_text(encoding="utf-8")), config.resolved()
     changed = [
         f"{name} was {before.get(name)!r}, is {now[name]!r}"
         for name in now
-        if name not in MAY_CHANGE and before.get(name) != now[name]
+        if name not in MAY_CHANGE and not _goes_on(name, before.get(name), now[name])
     ]
     if changed:
         do = f"Give the settings of {path}, choose another output_dir, or replace the run with --overwrite"
         raise ConfigError(explain(f"going on with the stream in {path.parent}", "; ".join(changed), do))
+
+
+def _goes_on(name: str, before: Any, now: Any) -> bool:
+    """Whether a setting is what it was, or a list that may grow and begins with what it was."""
+    if before == now:
+        return True
+    both = isinstance(before, list) and isinstance(now, list)
+    return both and name in MAY_GROW and now[: len(before)] == before
 
 
 def _require_rows(config: StreamConfig) -> None:

@@ -171,3 +171,20 @@ def test_unseen_tasks_may_be_left_out(tiny_stream: ModuleType, tmp_path: Path) -
         assert all(value is None or math.isnan(value) for value in unseen)
         assert "forward_transfer" not in cell["metrics"]
     assert found["rows"][0]["complete"] == 2
+
+
+def test_a_comparison_may_grow(tiny_stream: ModuleType, tmp_path: Path) -> None:
+    rows = [tiny_stream.entry("sequential", "lora")]
+    short = {"train": {**tiny_stream.TRAIN, "max_steps": 1}, "eval": {"unseen": False}}
+    first = run(tiny_stream.write_stream(tmp_path, rows, **short))
+    more = {"seeds": [0, 1], "orders": [["a", "b", "c"], ["c", "b", "a"]]}
+    with pytest.raises(ConfigError, match="orders was None"):  # the order of the file was not written down
+        run(tiny_stream.write_stream(tmp_path, rows, **short, **more))
+    said: list[str] = []
+    path = tiny_stream.write_stream(tmp_path, rows, **short, seeds=[0, 1])
+    second = run(path, notify=said.append)
+    assert not any("seed-0" in line for line in said)
+    assert second["cells"][0]["scores"] == first["cells"][0]["scores"]
+    assert len(second["cells"]) == 2
+    with pytest.raises(ConfigError, match=r"seeds was \[0, 1\], is \[0\]"):
+        run(tiny_stream.write_stream(tmp_path, rows, **short))
