@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from neurolora.core.gate import modulation, static_modulation
-from neurolora.core.kernels import MAX_DECODE_TOKENS, add_update, fast_paths_apply
-from neurolora.core.silence import loudness
+from neurolora.core.kernels import MAX_DECODE_TOKENS, Routed, add_update, fast_paths_apply
+from neurolora.core.silence import loudness, routed_loudness
 from neurolora.core.update import adapter_update
 from neurolora.tuner.context import ForwardContext
 from neurolora.tuner.grouping import add_while_decoding, compute_dtype, routed
@@ -62,16 +62,20 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
 
     def _with_update(self, result: Tensor, x: Tensor, adapter: str) -> Tensor:
         """result + dy, by a fast path where one applies."""
-        settings, B = self.settings[adapter], self.neurolora_B[adapter]
-        if settings.train_projection or not fast_paths_apply(x):
+        if self.settings[adapter].train_projection or not fast_paths_apply(x):
             return result + self.update(x, adapter).to(result.dtype)
         found = routed(self, adapter, x)
         self._note(adapter, _unflatten(found.mask, x), _unflatten(found.modulation, x))
+        return self._with_routed(result, found, x, adapter)
+
+    def _with_routed(self, result: Tensor, found: Routed, x: Tensor, adapter: str) -> Tensor:
+        """result + dy of tokens that are routed already."""
+        B = self.neurolora_B[adapter]
         return add_update(
             result,
             found,
             B,
-            settings.scaling,
+            self.settings[adapter].scaling,
             compute=compute_dtype(x, B.dtype),
             in_place=self._owns(result),
         )
@@ -98,10 +102,15 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
 
     def _overheard(self, result: Tensor, x: Tensor, adapter: str) -> Tensor:
         """result + dy, and how loud dy was kept for `take_silence_loss`."""
-        dy = self.update(x, adapter)
         keep = self.context.keep(x.shape[:-1], self.from_encoder)
-        self.loudness[adapter] = loudness(dy, result, keep)
-        return result + dy.to(result.dtype)
+        settings, B = self.settings[adapter], self.neurolora_B[adapter]
+        if settings.train_projection or not fast_paths_apply(x):
+            dy = self.update(x, adapter)
+            self.loudness[adapter] = loudness(dy, result, keep)
+            return result + dy.to(result.dtype)
+        found = routed(self, adapter, x)
+        self.loudness[adapter] = routed_loudness(found.selected, B, settings.scaling, result, keep)
+        return self._with_routed(result, found, x, adapter)
 
     def update(self, x: Tensor, adapter: str) -> Tensor:
         """dy (..., o) of one adapter (Eqs. 2-6), in the adapter's dtype (under autocast: autocast's)."""

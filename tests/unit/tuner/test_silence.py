@@ -9,7 +9,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from neurolora.core.silence import loudness
+from neurolora.core.kernels import use_kernels
+from neurolora.core.silence import loudness, routed_loudness
 from neurolora.errors import ConfigError
 from neurolora.tuner import adapter_layers, listening, take_silence_loss
 
@@ -103,6 +104,40 @@ def test_what_is_only_listened_to_moves_no_balance_and_no_loss(tiny: ModuleType)
     for _, layer in adapter_layers(model):
         assert not layer.records
         assert not layer.pending
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"gate": "none"}, {"blocks": 2, "top_k": 2}, {"gate_sharing": "input"}]
+)
+def test_listening_by_the_fast_path_is_the_same(tiny: ModuleType, fields: dict[str, Any]) -> None:
+    """The loss, what the model says, and every gradient of a sum of both losses."""
+    found = []
+    for kernels in ("torch", "reference"):
+        torch.manual_seed(0)
+        fields = {"gate_init": "identity", **fields} if fields.get("gate") == "none" else fields
+        config = tiny.make_config("llama", **{"init_weights": "gaussian", "gate_init": "paper", **fields})
+        model, batch = get_peft_model(tiny.make("llama"), config).train(), tiny.inputs("llama")
+        batch["attention_mask"][0, -2:] = 0
+        with use_kernels(kernels), listening(model):
+            logits = model(**batch).logits
+            loss = take_silence_loss(model)
+        (3 * loss + logits.square().mean()).backward()
+        grads = {name: value.grad for name, value in model.named_parameters() if value.requires_grad}
+        found.append((loss.detach(), logits.detach(), grads))
+    (loss, logits, grads), (slow_loss, slow_logits, slow_grads) = found
+    assert float(loss) > 0
+    torch.testing.assert_close(loss, slow_loss, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(logits, slow_logits, rtol=1e-4, atol=1e-5)
+    for name, expected in slow_grads.items():
+        torch.testing.assert_close(grads[name], expected, rtol=2e-3, atol=1e-6, msg=name)
+
+
+def test_routed_loudness_needs_no_update() -> None:
+    torch.manual_seed(0)
+    s, B, base = torch.randn(6, 4), torch.randn(5, 4), torch.randn(2, 3, 5)
+    keep = torch.tensor([[True, True, False], [True, False, True]])
+    dy = (0.7 * s @ B.T).view(2, 3, 5)
+    torch.testing.assert_close(routed_loudness(s, B, 0.7, base, keep), loudness(dy, base, keep))
 
 
 def test_a_frozen_adapter_beside_it_is_not_listened_to(tiny: ModuleType) -> None:
