@@ -11,8 +11,8 @@ The adapters of a seed share one A; those named `own` have an A for each task, t
 shared one: that parent serves both. Those named `quiet` are trained with off-task silence on text of none of
 the tasks, or (`quiet-others`) on the other tasks' own texts, without their labels. One rate for each method,
 for the head too (a quarter of it for gates), given before and not searched for merging. Test rows are used
-for the scores alone; no coefficient is chosen by them: those listed are all there are. But for one: the weight
-of silence was taken from 1, 10, 30 and 100 by the test rows of seed 0, so that seed counts apart there.
+for the scores alone; no coefficient is chosen by them: those listed are all there are. But for one: the
+weight of silence was taken from 1, 10, 30 and 100 by the test rows of seed 0, which therefore counts apart.
 """
 
 from __future__ import annotations
