@@ -5,8 +5,9 @@
     python benchmarks/world_merging.py table FOLDER     # Markdown: alone, merged, what is kept
 
 Every method trains with the rates below, which are those of the demo and were not searched for merging. The
-adapters of a seed share one A; those named `own` have an A for each task. Test rows are used for the scores
-alone; no coefficient is chosen by them: those listed are all there are.
+adapters of a seed share one A; those named `own` have an A for each task; those named `quiet` are trained with
+off-task silence on the text that the bundled model has read, its weight as on real data. Test rows are used
+for the scores alone; no coefficient is chosen by them: those listed are all there are.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from merging_table import DELTAS, SIDE, WIDENED, Cell, print_table, score_cell
 TASKS = ("world-recall", "world-passage", "world-sums")
 ROUTED = {"learning_rate": 6e-3, "gate_learning_rate": 2e-3}
 PLAIN = {"learning_rate": 3e-3, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+QUIET = {"silence_weight": 30.0, "silence_data": "world"}
 EPOCHS, BATCH = 3.0, 32
 
 
@@ -41,6 +43,7 @@ METHODS = {
     "flylora-own": Trained("flylora", {"learning_rate": 6e-3}, False, SIDE),
     "neurolora": Trained("neurolora", ROUTED, True, (*DELTAS, *WIDENED, *SIDE)),
     "neurolora-own": Trained("neurolora", ROUTED, False, SIDE),
+    "neurolora-quiet": Trained("neurolora", {**ROUTED, **QUIET}, True, (*DELTAS, *SIDE)),
 }
 
 
