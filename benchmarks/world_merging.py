@@ -5,9 +5,9 @@
     python benchmarks/world_merging.py table FOLDER     # Markdown: alone, merged, what is kept
 
 Every method trains with the rates below, which are those of the demo and were not searched for merging. The
-adapters of a seed share one A; those named `own` have an A for each task; those named `quiet` are trained with
-off-task silence on the text that the bundled model has read, its weight as on real data. Test rows are used
-for the scores alone; no coefficient is chosen by them: those listed are all there are.
+adapters of a seed share one A; those named `own` have an A for each task; those named `quiet` are trained
+with off-task silence on the text that the bundled model has read, its weight as on real data. Test rows are
+used for the scores alone; no coefficient is chosen by them: those listed are all there are.
 """
 
 from __future__ import annotations
