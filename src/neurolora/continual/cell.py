@@ -100,8 +100,8 @@ def run_cell(cell: Cell, scorer: Scorer, notify: Notify) -> CellState:
                 state.add_task(_settle(cell, stage, learner, result, started))
                 state.save(cell.folder)
         if is_main:
-            _clean(cell, stage)
             _score(cell, stage, state, scorer, notify)
+            _clean(cell, stage)  # last: until a score is saved, the state before this one is of the last stage
     processes(cell.config).wait_for_everyone()
     return load_state(cell.folder, cell.order, notify)
 

@@ -42,9 +42,7 @@ class Memory:
 
     @classmethod
     def load(cls, folder: Path) -> Memory:
-        """What `save` wrote; an empty memory where there is no such folder. Raises DataError."""
-        if not folder.is_dir():
-            return cls()
+        """What `save` wrote. Raises DataError if it is damaged or not there: never as if nothing were kept."""
         try:
             values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
             return cls(load_file(folder / TENSORS), values)

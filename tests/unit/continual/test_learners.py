@@ -19,6 +19,7 @@ from neurolora.continual.memory import Memory
 from neurolora.continual.protect import ProtectKnobs, ProtectLearner
 from neurolora.continual.replay import ReplayKnobs, ReplayLearner
 from neurolora.core.orthogonality import orthogonality_loss, protection_loss
+from neurolora.errors import DataError
 from neurolora.training.extra_loss import Moment
 
 
@@ -353,4 +354,5 @@ def test_memory_comes_back_from_its_folder(tmp_path: Any) -> None:
     found = Memory.load(tmp_path / "m")
     assert torch.equal(found.tensors["a"], memory.tensors["a"])
     assert found.values == memory.values
-    assert Memory.load(tmp_path / "none") == Memory()
+    with pytest.raises(DataError, match="Remove the cell's folder"):
+        Memory.load(tmp_path / "none")
