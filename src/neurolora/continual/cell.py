@@ -28,6 +28,7 @@ from neurolora.continual.processes import processes
 from neurolora.continual.scoring import Scorer
 from neurolora.continual.state import CellState, load_state
 from neurolora.continual.weights import go_on_from, put_beside
+from neurolora.errors import DataError, explain
 from neurolora.training import setup
 from neurolora.training.checkpoints import list_checkpoints
 from neurolora.training.config import TrainingConfig
@@ -68,13 +69,21 @@ class Cell:
         return self.config.training(self.entry, name, seed=self.seed, place=stage, output_dir=folder)
 
     def adapter(self, stage: int) -> Path:
-        """The published adapter after a stage."""
-        published = self.task_folder(stage) / "adapter"
-        return published if published.is_dir() else self.task_folder(stage) / "run"
+        """The published adapter after a stage: the run's own, unless it stands beside earlier ones."""
+        is_one_of_many = stage > 0 and self.entry.row.carry == "frozen"
+        return self.task_folder(stage) / ("adapter" if is_one_of_many else "run")
+
+    def published(self, stage: int) -> Path:
+        """The same, for those who are about to read it. Raises DataError if it is not there."""
+        folder = self.adapter(stage)
+        if not folder.is_dir():
+            do = f"Put the folder back, or remove {self.folder} to run the cell anew"
+            raise DataError(explain(f"going on with {self.name}", f"{folder} is gone", do))
+        return folder
 
     def past(self, stage: int) -> Path | None:
-        """The adapter that a stage builds on."""
-        return None if stage == 0 or self.entry.row.carry == "nothing" else self.adapter(stage - 1)
+        """The adapter that a stage builds on. Raises DataError if it is not there."""
+        return None if stage == 0 or self.entry.row.carry == "nothing" else self.published(stage - 1)
 
     def memory(self, stage: int) -> Path:
         """What was kept after a stage."""
@@ -101,7 +110,7 @@ def run_cell(cell: Cell, scorer: Scorer, notify: Notify) -> CellState:
                 state.save(cell.folder)
         if is_main:
             _score(cell, stage, state, scorer, notify)
-            _clean(cell, stage)  # last: until a score is saved, the state before this one is of the last stage
+            _clean(cell, stage)  # last: until a score is saved, the state before this one needs the memory
     processes(cell.config).wait_for_everyone()
     return load_state(cell.folder, cell.order, notify)
 
@@ -207,6 +216,6 @@ def _score(cell: Cell, stage: int, state: CellState, scorer: Scorer, notify: Not
     if not missing:
         return
     notify(f"{cell.name}: scoring {', '.join(missing)}")
-    for task, score in scorer.score(cell.adapter(stage), missing):
+    for task, score in scorer.score(cell.published(stage), missing):
         state.add_score(stage, task, score)
         state.save(cell.folder)

@@ -42,7 +42,7 @@ class Memory:
 
     @classmethod
     def load(cls, folder: Path) -> Memory:
-        """What `save` wrote. Raises DataError if it is damaged or not there: never as if nothing were kept."""
+        """What `save` wrote. Raises DataError if it is damaged or gone: nothing kept is something else."""
         try:
             values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
             return cls(load_file(folder / TENSORS), values)

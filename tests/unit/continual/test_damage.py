@@ -27,9 +27,10 @@ def stopped(path: Path, monkeypatch: pytest.MonkeyPatch, function: str, stage: i
             raise Stop
         return real(where, at, *others)
 
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         patch.setattr(cell, function, watched)
-        run_continual(load_stream(path), progress=False)
+        with pytest.raises(Stop):
+            run_continual(load_stream(path), progress=False)
     (folder,) = (path.parent / "out" / "cells").glob("*/*")
     return folder
 
@@ -65,4 +66,30 @@ def test_what_was_kept_and_is_gone_is_missed(
     folder = stopped(path, monkeypatch, "_train", 1)
     shutil.rmtree(folder / "memory")
     with pytest.raises(DataError, match=r"after-0.*\n?.*Remove the cell's folder"):
+        run_continual(load_stream(path), progress=False)
+
+
+@pytest.mark.parametrize("gone", ["1-b", "1-b/adapter"])
+def test_an_adapter_that_is_gone_is_missed(
+    tiny_stream: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """A state that says more than the folders hold; the run's own adapter is not the sum of all."""
+    path = write(tiny_stream, tmp_path, "grow", "neurolora")
+    folder = stopped(path, monkeypatch, "_score", 1)
+    shutil.move(folder / "tasks" / gone, tmp_path / "aside")
+    with pytest.raises(DataError, match=r"1-b/adapter is gone.*\n?.*Put the folder back"):
+        run_continual(load_stream(path), progress=False)
+    shutil.move(tmp_path / "aside", folder / "tasks" / gone)
+    found = run_continual(load_stream(path), progress=False)
+    assert found.summary["rows"][0]["complete"] == 1
+
+
+def test_an_adapter_that_the_next_task_needs_is_missed(
+    tiny_stream: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tiny_stream, tmp_path, "sequential", "lora")
+    folder = stopped(path, monkeypatch, "_train", 2)
+    shutil.rmtree(folder / "tasks" / "0-a")  # nothing needs this one any more
+    shutil.rmtree(folder / "tasks" / "1-b")
+    with pytest.raises(DataError, match="1-b/run is gone"):
         run_continual(load_stream(path), progress=False)
