@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 import neurolora.continual.cell as cell
+import neurolora.continual.run as run
 from neurolora.continual import load_stream, run_continual
-from neurolora.errors import DataError
+from neurolora.errors import DataError, OutputError
 
 
 class Stop(Exception):  # noqa: N818
@@ -93,3 +95,52 @@ def test_an_adapter_that_the_next_task_needs_is_missed(
     shutil.rmtree(folder / "tasks" / "1-b")
     with pytest.raises(DataError, match="1-b/run is gone"):
         run_continual(load_stream(path), progress=False)
+
+
+@pytest.mark.parametrize("at", ["write_text", "write_json", "_score_base"])
+def test_a_comparison_that_was_stopped_at_its_first_files_goes_on(
+    tiny_stream: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def stop(*_: Any) -> None:
+        raise Stop
+
+    path = write(tiny_stream, tmp_path, "sequential", "lora")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, at, stop)
+        with pytest.raises(Stop):
+            run_continual(load_stream(path), progress=False)
+    (tmp_path / "out").mkdir(exist_ok=True)
+    (tmp_path / "out" / ".config.yaml.x1.part").write_text("{")  # as a kill leaves it
+    stopped(path, monkeypatch, "_train", 0)
+
+
+def test_replacing_that_was_stopped_can_only_be_replaced(
+    tiny_stream: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of cells of another config is never gone on with."""
+    path = write(tiny_stream, tmp_path, "sequential", "lora")
+    stopped(path, monkeypatch, "_train", 1)
+
+    def stop(*_: Any) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stop)
+        with pytest.raises(Stop):
+            run_continual(load_stream(path), progress=False, overwrite=True)
+    with pytest.raises(OutputError, match="with --overwrite"):
+        run_continual(load_stream(path), progress=False)
+    run._open_folder(load_stream(path), tmp_path / "out", overwrite=True)
+    assert [entry.name for entry in sorted((tmp_path / "out").iterdir())] == ["config.yaml", "env.json"]
+
+
+def test_a_damaged_score_of_the_base_is_measured_again(
+    tiny_stream: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tiny_stream, tmp_path, "sequential", "lora")
+    stopped(path, monkeypatch, "_train", 0)
+    before = tmp_path / "out" / "before.json"
+    text = before.read_text()
+    before.write_text(text[:20])
+    stopped(path, monkeypatch, "_train", 0)
+    assert json.loads(before.read_text()) == json.loads(text)
