@@ -5,7 +5,7 @@ Room: continual; called by `stream_file`. Looks at the config alone: no data, no
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -14,11 +14,13 @@ from neurolora.continual.strategies import STRATEGIES
 from neurolora.training.names import nearest
 
 MOST_ORDERS = 120
+T = TypeVar("T")
 
 
 def find_problems(config: StreamConfig) -> list[str]:
     """Everything that cannot work, in plain words; empty if there is nothing."""
-    return [*_bad_tasks(config), *_bad_orders(config), *_bad_rows(config)]
+    seeds = [f"seeds: {seed} is there {config.seeds.count(seed)} times" for seed in _twice(config.seeds)]
+    return [*_bad_tasks(config), *_bad_orders(config), *seeds, *_bad_rows(config)]
 
 
 def _bad_tasks(config: StreamConfig) -> list[str]:
@@ -39,7 +41,8 @@ def _bad_orders(config: StreamConfig) -> list[str]:
         count = len(config.all_orders) if len(config.tasks) < 6 else MOST_ORDERS + 1
         do = f"orders: all of {len(config.tasks)} tasks are too many; list those you want"
         return [do] if count > MOST_ORDERS else []
-    found = []
+    lines = [", ".join(order) for order in config.orders or []]
+    found = [f"orders: {line} is there {lines.count(line)} times" for line in _twice(lines)]
     for number, order in enumerate(config.orders or []):
         if sorted(order) != sorted(config.task_names):
             wanted = ", ".join(config.task_names)
@@ -72,8 +75,8 @@ def _bad_rows(config: StreamConfig) -> list[str]:
     return found
 
 
-def _twice(names: list[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
+def _twice(names: list[T]) -> list[T]:
+    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
 
 
 def _is_folder_name(name: str) -> bool:

@@ -66,7 +66,7 @@ class StreamConfig(_Section):
     model: Settings
     tasks: list[TaskEntry] = Field(min_length=1)
     strategies: list[StrategyEntry] = Field(min_length=1)
-    orders: list[list[str]] | Literal["all"] | None = None
+    orders: Annotated[list[list[str]], Field(min_length=1)] | Literal["all"] | None = None
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
     adapter: Settings = {}
     data: Settings = {}
