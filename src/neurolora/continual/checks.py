@@ -9,18 +9,28 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from neurolora.continual.config import StreamConfig, label_of, method_of
+from neurolora.continual.config import StrategyEntry, StreamConfig, adapter_of, label_of, method_of
 from neurolora.continual.strategies import STRATEGIES
 from neurolora.training.names import nearest
 
 MOST_ORDERS = 120
+LONGEST_NAME = 255  # bytes that a file system gives a name
+NO_FOLDER = f"cannot name a folder; use letters, digits, - _ . +, at most {LONGEST_NAME} bytes"
 T = TypeVar("T")
+#: Settings of a training config that a stream gives itself, and what to do instead.
+DECIDED = {
+    ("train", "seed"): "every run's seed follows from the stream's; give `seeds`",
+    ("output", "output_dir"): "every run has a folder of its own; give `output_dir` of the stream",
+    ("output", "resume_from_checkpoint"): "a stream goes on by itself; leave it out",
+}
+#: With these an adapter does more than add to a module's output, so those of several tasks have no sum.
+NOT_SUMMED = ("use_dora", "modules_to_save", "bias", "trainable_token_indices")
 
 
 def find_problems(config: StreamConfig) -> list[str]:
     """Everything that cannot work, in plain words; empty if there is nothing."""
     seeds = [f"seeds: {seed} is there {config.seeds.count(seed)} times" for seed in _twice(config.seeds)]
-    return [*_bad_tasks(config), *_bad_orders(config), *seeds, *_bad_rows(config)]
+    return [*_bad_tasks(config), *_bad_orders(config), *seeds, *_decided(config), *_bad_rows(config)]
 
 
 def _bad_tasks(config: StreamConfig) -> list[str]:
@@ -33,7 +43,9 @@ def _bad_tasks(config: StreamConfig) -> list[str]:
     if same and not _twice(names):
         found.append(f"tasks: {', '.join(same)} are one task under several names: the same data")
     bad = [name for name in names if not _is_folder_name(name)]
-    return found + [f"tasks: {name!r} cannot name a folder; use letters, digits, - _ ." for name in bad]
+    return found + [
+        f"tasks: {name!r} cannot name a folder; use at most 255 letters, digits, - _ ." for name in bad
+    ]
 
 
 def _bad_orders(config: StreamConfig) -> list[str]:
@@ -50,6 +62,18 @@ def _bad_orders(config: StreamConfig) -> list[str]:
     return found
 
 
+def _decided(config: StreamConfig) -> list[str]:
+    """Settings that would be passed over in silence."""
+    sections = {"train": config.train, "output": config.output}
+    sections |= {f"strategies.{number}.train": entry.train for number, entry in enumerate(config.strategies)}
+    return [
+        f"{where}.{name}: {do}"
+        for where, section in sections.items()
+        for (kind, name), do in DECIDED.items()
+        if where.endswith(kind) and name in section
+    ]
+
+
 def _bad_rows(config: StreamConfig) -> list[str]:
     found = []
     for number, entry in enumerate(config.strategies):
@@ -62,12 +86,13 @@ def _bad_rows(config: StreamConfig) -> list[str]:
         if method not in entry.row.methods:
             works = ", ".join(entry.row.methods)
             found.append(f"{where}: {entry.strategy} works with {works}, not with {method}")
+        found += _not_summed(config, entry, where)
         try:
             entry.row.knobs.model_validate(entry.settings)
         except ValidationError as error:
             found += [tell(item, {}, f"{where}.settings") for item in error.errors()]
         if not _is_folder_name(label_of(config, entry)):
-            found.append(f"{where}.label: {entry.label!r} cannot name a folder; use letters, digits, - _ . +")
+            found.append(f"{where}.label: {entry.label!r} {NO_FOLDER}")
     if not found:
         found += [
             f"strategies: the label {label} is there twice; give labels" for label in _twice(config.labels())
@@ -75,12 +100,24 @@ def _bad_rows(config: StreamConfig) -> list[str]:
     return found
 
 
+def _not_summed(config: StreamConfig, entry: StrategyEntry, where: str) -> list[str]:
+    """Settings with which the adapters of several tasks cannot stand side by side."""
+    adapter = adapter_of(config, entry) if entry.row.carry == "frozen" else {}
+    does_not = "sums an adapter for each task, which"
+    return [
+        f"{where}: {entry.strategy} {does_not} {name}: {adapter[name]} does not allow; leave it out"
+        for name in NOT_SUMMED
+        if adapter.get(name) not in (None, False, "none")
+    ]
+
+
 def _twice(names: list[T]) -> list[T]:
     return [name for name in dict.fromkeys(names) if names.count(name) > 1]
 
 
 def _is_folder_name(name: str) -> bool:
-    return bool(name) and name[0] != "." and all(letter.isalnum() or letter in "-_.+" for letter in name)
+    fits = 0 < len(name.encode()) <= LONGEST_NAME and name[0] != "."
+    return fits and all(letter.isalnum() or letter in "-_.+" for letter in name)
 
 
 def tell(item: Any, lines: dict[str, int], before: str = "") -> str:

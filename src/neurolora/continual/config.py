@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from neurolora.continual.strategies import STRATEGIES, Strategy
+from neurolora.continual.strategies import ROUTED, STRATEGIES, Strategy
 from neurolora.training.config import TrainingConfig, load_config
 
 #: What each metric of a task measures, in percent, larger is better.
@@ -103,9 +103,9 @@ class StreamConfig(_Section):
         Its seed is the stream's plus 1000 for each task before it, so that a fresh adapter does not start as
         the one before did. A is the same for all tasks of a stream, unless the strategy gives each its own.
         """
-        adapter = {"method": entry.row.default_method, **self.adapter, **entry.adapter}
-        if adapter["method"] in ("neurolora", "flylora"):
-            first = adapter.get("projection_seed", seed)
+        adapter = adapter_of(self, entry)
+        first = adapter.get("projection_seed", seed)
+        if adapter["method"] in ROUTED and isinstance(first, int):  # what is no number, its section refuses
             adapter["projection_seed"] = first + (1000 * place if entry.row.carry == "frozen" else 0)
         values = {
             "model": self.model,
@@ -121,9 +121,14 @@ class StreamConfig(_Section):
         return self.model_dump(mode="json")
 
 
+def adapter_of(config: StreamConfig, entry: StrategyEntry) -> dict[str, Any]:
+    """The adapter section of a row: its own settings over the common ones."""
+    return {"method": entry.row.default_method, **config.adapter, **entry.adapter}
+
+
 def method_of(config: StreamConfig, entry: StrategyEntry) -> str:
     """The adapter method of a row."""
-    return str({"method": entry.row.default_method, **config.adapter, **entry.adapter}["method"])
+    return str(adapter_of(config, entry)["method"])
 
 
 def label_of(config: StreamConfig, entry: StrategyEntry) -> str:
