@@ -10,13 +10,13 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neurolora import FlyLoraConfig
+from neurolora import FlyLoraConfig, NeuroLoraConfig
 from neurolora.continual.ewc import EwcKnobs, EwcLearner, EwcLoss, consolidate, fisher_diagonal
 from neurolora.continual.frozen import OLoraKnobs, OLoraLearner, OLoraLoss, overlap
 from neurolora.continual.learner import TaskData, trainable_parameters
 from neurolora.continual.lwf import LwfKnobs, LwfLearner, distillation_loss, weights_of
 from neurolora.continual.memory import Memory
-from neurolora.continual.protect import ProtectKnobs, ProtectLearner
+from neurolora.continual.protect import ProtectKnobs, ProtectLearner, ProtectLoss
 from neurolora.continual.replay import ReplayKnobs, ReplayLearner
 from neurolora.core.orthogonality import orthogonality_loss, protection_loss
 from neurolora.errors import DataError
@@ -346,6 +346,29 @@ def test_protect_counts_how_often_each_rank_is_active() -> None:
     with torch.no_grad():
         layer.neurolora_B["default"].add_(torch.randn(5, 4))
     assert float(loss(model, moment()).detach()) > 0.0
+
+
+@pytest.mark.parametrize("top_k", [2, 4])
+def test_protect_weighs_by_how_often_a_rank_is_active_now(top_k: int) -> None:
+    """top_k = r leaves no rank that is inactive beside another, and yet all are active."""
+    torch.manual_seed(9)
+    config = NeuroLoraConfig(r=4, top_k=top_k, gate="none", target_modules=["first"], init_weights="gaussian")
+    model = get_peft_model(Classifier(), config)
+    layer = model.base_model.model.first
+    past, frequency = layer.neurolora_B["default"].detach().clone(), torch.rand(4)
+    with torch.no_grad():
+        layer.neurolora_B["default"].add_(torch.randn(5, 4))
+    x = collate(rows_of(12))["x"]
+    model.train()(x)
+    found = ProtectLoss({"base_model.model.first": past}, {"base_model.model.first": frequency}, 1.0)(
+        model, moment()
+    )
+    active = torch.zeros(4)
+    for row in x @ layer.projection_matrix("default", torch.float32).T:
+        active[row.abs().topk(top_k).indices] += 1 / 12
+    change = layer.neurolora_B["default"].detach() - past
+    expected = protection_loss(change, past, active, frequency)
+    assert float(found.detach()) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_memory_comes_back_from_its_folder(tmp_path: Any) -> None:
