@@ -43,10 +43,11 @@ Notify = Callable[[str], None]
 
 @dataclass(frozen=True)
 class StreamResult:
-    """What a comparison left. summary: `results.json`."""
+    """What a comparison left. summary: `results.json`. is_main_process: whether this one is to tell of it."""
 
     output_dir: Path
     summary: dict[str, Any]
+    is_main_process: bool = True
 
 
 def run_continual(
@@ -71,11 +72,11 @@ def run_continual(
             _score_base(config, folder, scorer, notify)
     before = json.loads((folder / BEFORE).read_text(encoding="utf-8"))
     for cell in cells(config, folder, progress):
-        run_cell(cell, scorer, notify)
+        run_cell(cell, scorer, notify if is_main else lambda text: None)
         if is_main:
             write_results(folder, summarise(config, before, read_cells(config, folder)))
     processes(config).wait_for_everyone()
-    return StreamResult(folder, json.loads((folder / RESULTS).read_text(encoding="utf-8")))
+    return StreamResult(folder, json.loads((folder / RESULTS).read_text(encoding="utf-8")), is_main)
 
 
 def cells(config: StreamConfig, folder: Path, progress: bool = False) -> Iterator[Cell]:
