@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from neurolora import FlyLoraConfig, NeuroLoraConfig
 from neurolora.continual.ewc import EwcKnobs, EwcLearner, EwcLoss, consolidate, fisher_diagonal
-from neurolora.continual.frozen import OLoraKnobs, OLoraLearner, OLoraLoss, overlap
+from neurolora.continual.frozen import OLoraKnobs, OLoraLearner, overlap
 from neurolora.continual.learner import TaskData, trainable_parameters
 from neurolora.continual.lwf import LwfKnobs, LwfLearner, distillation_loss, weights_of
 from neurolora.continual.memory import Memory
@@ -202,9 +202,7 @@ def test_olora_sums_over_modules_and_trains_the_new_one_alone() -> None:
     model = get_peft_model(Classifier(), LoraConfig(r=2, **config))
     model.add_adapter("past", LoraConfig(r=4, **config))
     learner = OLoraLearner(OLoraKnobs(weight=0.5, norm_weight=0.1), Memory())
-    loss = learner.losses(model)[0]
-    assert isinstance(loss, OLoraLoss)
-    found = loss.weight * loss(model, moment())
+    found = weighted(learner, model)
     expected = torch.zeros(())
     for layer in (model.base_model.model.first, model.base_model.model.second):
         A, B, past = (
@@ -218,11 +216,20 @@ def test_olora_sums_over_modules_and_trains_the_new_one_alone() -> None:
     touched = {name for name, value in model.named_parameters() if value.grad is not None}
     assert touched
     assert not any("past" in name for name in touched)
+    norms = weighted(OLoraLearner(OLoraKnobs(weight=0.0, norm_weight=0.1), Memory()), model)
+    overlaps = weighted(OLoraLearner(OLoraKnobs(weight=0.5), Memory()), model)
+    torch.testing.assert_close(norms + overlaps, expected)
 
 
-def test_olora_says_nothing_in_the_first_task() -> None:
+def weighted(learner: OLoraLearner, model: nn.Module) -> Tensor:
+    return torch.stack([loss.weight * loss(model, moment()) for loss in learner.losses(model)]).sum()
+
+
+def test_olora_says_nothing_of_overlap_in_the_first_task() -> None:
     model = get_peft_model(Classifier(), LoraConfig(r=2, target_modules=["first"]))
     assert OLoraLearner(OLoraKnobs(), Memory()).losses(model) == []
+    (norms,) = OLoraLearner(OLoraKnobs(norm_weight=0.1), Memory()).losses(model)
+    assert float(norms(model, moment()).detach()) > 0.0  # B is 0, A is not
 
 
 # --- LwF --------------------------------------------------------------------------------------------------
