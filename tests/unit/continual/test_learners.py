@@ -19,7 +19,7 @@ from neurolora.continual.memory import Memory
 from neurolora.continual.protect import ProtectKnobs, ProtectLearner, ProtectLoss
 from neurolora.continual.replay import ReplayKnobs, ReplayLearner
 from neurolora.core.orthogonality import orthogonality_loss, protection_loss
-from neurolora.errors import DataError
+from neurolora.errors import DataError, OutputError
 from neurolora.training.extra_loss import Moment
 
 
@@ -386,3 +386,18 @@ def test_memory_comes_back_from_its_folder(tmp_path: Any) -> None:
     assert found.values == memory.values
     with pytest.raises(DataError, match="Remove the cell's folder"):
         Memory.load(tmp_path / "none")
+
+
+def test_memory_that_does_not_fit_on_the_disk_leaves_the_one_before(tmp_path: Any) -> None:
+    import resource
+
+    Memory({"a": torch.zeros(2)}).save(tmp_path / "m")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="Free some space"):
+            Memory({"a": torch.zeros(10_000)}).save(tmp_path / "m")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert torch.equal(Memory.load(tmp_path / "m").tensors["a"], torch.zeros(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
