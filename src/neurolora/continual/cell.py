@@ -133,12 +133,14 @@ def _settle(cell: Cell, stage: int, learner: Learner, result: RunResult, started
 
 
 def _learner(cell: Cell, stage: int) -> Learner:
+    """The strategy with what it kept of the tasks before. Raises DataError if that is damaged or gone."""
     row = cell.entry.row
     memory = Memory.load(cell.memory(stage - 1)) if stage and row.scope == "stream" else Memory()
     return row.learner(row.knobs.model_validate(cell.entry.settings), memory)
 
 
 def _train(cell: Cell, stage: int, learner: Learner) -> RunResult:
+    """The stage's training run, from where it was stopped; a finished one is not run again."""
     config = _config(cell, stage)
     hooks = RunHooks(
         before_training=lambda model, tokenizer: _begin(cell, stage, model),
@@ -186,14 +188,13 @@ def _remember(cell: Cell, stage: int, learner: Learner, result: RunResult) -> Me
     config, model, tokenizer = cell.training(stage), result.model, result.tokenizer
     if model is None:  # the run was finished by a process that is gone
         model, tokenizer = setup.load_finished(config, is_trainable=True)
-        if cell.entry.row.carry == "frozen" and (past := cell.past(stage)) is not None:
-            put_beside(model, past)
     rows = setup.load_rows(config, tokenizer, "train").rows
     collate = setup.collator(tokenizer, next(model.parameters()).device)
     return learner.remember(model, TaskData(rows, collate, config.train.seed), stage)
 
 
 def _keeps_nothing(learner: Learner) -> bool:
+    """So that no model is loaded for nothing. An adapter of its own for each task is kept as an adapter."""
     return type(learner).remember is Learner.remember
 
 
