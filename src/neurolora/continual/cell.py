@@ -27,7 +27,7 @@ from neurolora.continual.memory import Memory
 from neurolora.continual.processes import processes
 from neurolora.continual.scoring import Scorer
 from neurolora.continual.state import CellState, load_state
-from neurolora.continual.weights import go_on_from, put_beside
+from neurolora.continual.weights import go_on_from, put_beside, take_over
 from neurolora.errors import DataError, explain
 from neurolora.training import setup
 from neurolora.training.checkpoints import list_checkpoints
@@ -141,7 +141,6 @@ def _learner(cell: Cell, stage: int) -> Learner:
 
 def _train(cell: Cell, stage: int, learner: Learner) -> RunResult:
     """The stage's training run, from where it was stopped; a finished one is not run again."""
-    config = _config(cell, stage)
     hooks = RunHooks(
         before_training=lambda model, tokenizer: _begin(cell, stage, model),
         extra_losses=learner.losses,
@@ -149,22 +148,16 @@ def _train(cell: Cell, stage: int, learner: Learner) -> RunResult:
         if len(cell.stages[stage]) > 1
         else None,
     )
-    return run_training(config, resume="auto", progress=cell.progress, hooks=hooks)
-
-
-def _config(cell: Cell, stage: int) -> TrainingConfig:
-    """Full fine-tuning has no adapter to carry: the model before is the base of the next."""
-    config, past = cell.training(stage), cell.past(stage)
-    if past is None or config.adapter.method != "full":
-        return config
-    section = config.model.model_copy(update={"model_name_or_path": str(past)})
-    return config.model_copy(update={"model": section})
+    return run_training(cell.training(stage), resume="auto", progress=cell.progress, hooks=hooks)
 
 
 def _begin(cell: Cell, stage: int, model: Any) -> None:
     """Bring in what earlier tasks left."""
     past = cell.past(stage)
-    if past is None or not hasattr(model, "peft_config"):
+    if past is None:
+        return
+    if not hasattr(model, "peft_config"):
+        take_over(model, past)
         return
     {"weights": go_on_from, "frozen": put_beside}[cell.entry.row.carry](model, past)
 

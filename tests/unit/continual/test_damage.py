@@ -14,6 +14,7 @@ import neurolora.continual.cell as cell
 import neurolora.continual.run as run
 from neurolora.continual import load_stream, run_continual
 from neurolora.errors import DataError, OutputError
+from neurolora.training.trainer import NeuroLoraTrainer
 
 
 class Stop(Exception):  # noqa: N818
@@ -144,3 +145,26 @@ def test_a_damaged_score_of_the_base_is_measured_again(
     before.write_text(text[:20])
     stopped(path, monkeypatch, "_train", 0)
     assert json.loads(before.read_text()) == json.loads(text)
+
+
+@pytest.mark.parametrize(("strategy", "method"), [("sequential", "full"), ("grow", "neurolora")])
+def test_a_stream_that_was_moved_goes_on(
+    tiny_stream: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, method: str
+) -> None:
+    """No number depends on where it lies."""
+    path = write(tiny_stream, tmp_path, strategy, method)
+    real = NeuroLoraTrainer.train
+
+    def watched(self: NeuroLoraTrainer, *args: Any, **options: Any) -> Any:
+        if "/tasks/1-" in str(self.args.output_dir):
+            raise Stop
+        return real(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NeuroLoraTrainer, "train", watched)
+        with pytest.raises(Stop):
+            run_continual(load_stream(path), progress=False)
+    (tmp_path / "out").rename(tmp_path / "there")
+    moved = run_continual(load_stream(path, {"output_dir": str(tmp_path / "there")}), progress=False)
+    whole = run_continual(load_stream(path), progress=False)
+    assert moved.summary["cells"][0]["scores"] == whole.summary["cells"][0]["scores"]
