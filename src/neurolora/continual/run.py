@@ -22,6 +22,7 @@ from typing import Any
 
 from neurolora.continual.cell import Cell, run_cell
 from neurolora.continual.config import StreamConfig, label_of
+from neurolora.continual.lock import alone_in
 from neurolora.continual.processes import processes
 from neurolora.continual.results import CSV, RESULTS, read_cells, summarise, write_results
 from neurolora.continual.scoring import Scorer
@@ -61,22 +62,28 @@ def run_continual(
 
     A folder that holds a run of the same config, or of one with fewer seeds, orders or strategies, is gone on
     with. Raises ConfigError for one of another config, with the differences; OutputError for a folder of
-    something else; and what training raises.
+    something else, or one in which another process runs a comparison; and what training raises.
     """
     folder, is_main = Path(config.output_dir), processes(config).is_main_process
     _require_rows(config)
-    scorer = Scorer(config)
+    with alone_in(folder) if is_main else contextlib.nullcontext():
+        _run_cells(config, folder, overwrite, progress, notify if is_main else lambda text: None)
+        processes(config).wait_for_everyone()
+    return StreamResult(folder, json.loads((folder / RESULTS).read_text(encoding="utf-8")), is_main)
+
+
+def _run_cells(config: StreamConfig, folder: Path, overwrite: bool, progress: bool, notify: Notify) -> None:
+    """Every cell in turn; the results are written anew after each."""
+    scorer, is_main = Scorer(config), processes(config).is_main_process
     with processes(config).main_process_first():
         if is_main:
             _open_folder(config, folder, overwrite)
             _score_base(config, folder, scorer, notify)
     before = json.loads((folder / BEFORE).read_text(encoding="utf-8"))
     for cell in cells(config, folder, progress):
-        run_cell(cell, scorer, notify if is_main else lambda text: None)
+        run_cell(cell, scorer, notify)
         if is_main:
             write_results(folder, summarise(config, before, read_cells(config, folder)))
-    processes(config).wait_for_everyone()
-    return StreamResult(folder, json.loads((folder / RESULTS).read_text(encoding="utf-8")), is_main)
 
 
 def cells(config: StreamConfig, folder: Path, progress: bool = False) -> Iterator[Cell]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import neurolora.continual.cell as cell
 import neurolora.continual.run as run
 from neurolora.continual import load_stream, run_continual
+from neurolora.continual.lock import alone_in
 from neurolora.errors import DataError, OutputError
 from neurolora.training.trainer import NeuroLoraTrainer
 
@@ -168,3 +171,39 @@ def test_a_stream_that_was_moved_goes_on(
     moved = run_continual(load_stream(path, {"output_dir": str(tmp_path / "there")}), progress=False)
     whole = run_continual(load_stream(path), progress=False)
     assert moved.summary["cells"][0]["scores"] == whole.summary["cells"][0]["scores"]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from neurolora.continual.lock import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_are_not_in_one_folder(tmp_path: Path) -> None:
+    """They would write each other's state; a killed one is in nobody's way."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "in\n"
+        try:
+            with pytest.raises(OutputError, match=r"another process .* Wait"), alone_in(tmp_path / "out"):
+                pass
+        finally:
+            other.kill()
+    for _ in range(2):
+        with alone_in(tmp_path / "out"):
+            assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_stream_holds_its_folder(tiny_stream: ModuleType, tmp_path: Path) -> None:
+    path = write(tiny_stream, tmp_path, "sequential", "lora")
+    with alone_in(tmp_path / "out"), pytest.raises(OutputError, match="another process"):
+        run_continual(load_stream(path), progress=False, overwrite=True)
+    (tmp_path / "out").rmdir()
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OutputError, match=r"File exists\. Choose another"):
+        run_continual(load_stream(path), progress=False)
