@@ -76,9 +76,9 @@ class Cell:
     def published(self, stage: int) -> Path:
         """The same, for those who are about to read it. Raises DataError if it is not there."""
         folder = self.adapter(stage)
-        if not folder.is_dir():
-            do = f"Put the folder back, or remove {self.folder} to run the cell anew"
-            raise DataError(explain(f"going on with {self.name}", f"{folder} is gone", do))
+        if not any(folder.glob("*.safetensors")):
+            do = f"Put them back, or remove {self.folder} to run the cell anew"
+            raise DataError(explain(f"going on with {self.name}", f"there are no weights in {folder}", do))
         return folder
 
     def past(self, stage: int) -> Path | None:
