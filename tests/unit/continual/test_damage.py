@@ -97,7 +97,7 @@ def test_an_adapter_that_the_next_task_needs_is_missed(
     folder = stopped(path, monkeypatch, "_train", 2)
     shutil.rmtree(folder / "tasks" / "0-a")  # nothing needs this one any more
     shutil.rmtree(folder / "tasks" / "1-b")
-    with pytest.raises(DataError, match="no weights in .*1-b/run"):
+    with pytest.raises(DataError, match=r"no weights in .*1-b/run"):
         run_continual(load_stream(path), progress=False)
 
 
