@@ -86,8 +86,8 @@ PLACES: dict[str, Callable[[], None]] = {
         Memory, "save", lambda memory, folder: folder.name == "after-1"
     ),
     "remembered, not noted": lambda: on_call(state.CellState, "save", lambda own, _: has_come(own, 2, 0)),
-    "noted, not cleaned": lambda: on_call(cell, "_clean", lambda where, stage: stage == 1),
     "in scoring": lambda: on_call(state.CellState, "save", lambda own, _: has_come(own, 2, 2)),
+    "scored, not cleaned": lambda: on_call(cell, "_clean", lambda where, stage: stage == 1),
     "between tasks": lambda: on_call(cell, "_train", lambda where, stage, _: stage == 2),
     "in the state's file": lambda: half_a_state(3, 1),
     "at the end": lambda: on_call(state.CellState, "save", lambda own, _: has_come(own, 3, 3), after=True),

@@ -103,18 +103,10 @@ def test_silence_is_the_mean_over_processes_and_counts_once_a_step(
     assert [line["step"] for line in read_lines(base / "two") if "silence_loss" in line] == [1, 3]
 
 
-STREAM = """
-import sys
-from neurolora.continual import load_stream, run_continual
-run_continual(load_stream(sys.argv[1], {"output_dir": sys.argv[2]}), progress=False)
-"""
-
-
 @pytest.mark.slow
 def test_a_stream_in_two_processes(tmp_path: Path, tiny_stream: ModuleType) -> None:
     """All processes train, one writes: the matrix is that of one process that accumulates twice."""
     rows = [tiny_stream.entry("ewc", "lora", samples=4), tiny_stream.entry("grow", "neurolora")]
-    (tmp_path / "run.py").write_text(STREAM)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, command, batch, steps in (
         ("two", launch, 2, 1),
@@ -123,10 +115,13 @@ def test_a_stream_in_two_processes(tmp_path: Path, tiny_stream: ModuleType) -> N
         changes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps}
         path = tiny_stream.write_stream(tmp_path, rows, train={**tiny_stream.TRAIN, **changes})
         done = subprocess.run(
-            [*command, str(tmp_path / "run.py"), str(path), str(tmp_path / name)],
+            [*command, "-m", "neurolora.cli.main", "continual", str(path), "--json",
+             "--output-dir", str(tmp_path / name)],
             capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
+        assert len(json.loads(done.stdout)["cells"]) == 2  # one document, and one line for each training
+        assert done.stderr.count("learning a (1 of 3)") == 2
     one, two = (
         json.loads((tmp_path / name / "results.json").read_text())["cells"] for name in ("one", "two")
     )

@@ -82,6 +82,8 @@ def _run(stream: StreamConfig, overwrite: bool, as_json: bool) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     console = messages()
     found = run_continual(stream, overwrite=overwrite, notify=lambda text: console.print(text, markup=False))
+    if not found.is_main_process:
+        return
     try:
         page = write_stream_report(found.output_dir)
     except NeuroLoraError as error:

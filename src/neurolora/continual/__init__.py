@@ -6,10 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neurolora.continual.config import StreamConfig, load_stream
+    from neurolora.continual.config import StreamConfig
     from neurolora.continual.results import table_rows
     from neurolora.continual.run import StreamResult, cells, run_continual
     from neurolora.continual.strategies import STRATEGIES, Strategy
+    from neurolora.continual.stream_file import load_stream
 
 # Public name -> the file of this room that holds it.
 _HOMES = {
@@ -18,7 +19,7 @@ _HOMES = {
     "StreamConfig": "config",
     "StreamResult": "run",
     "cells": "run",
-    "load_stream": "config",
+    "load_stream": "stream_file",
     "run_continual": "run",
     "table_rows": "results",
 }

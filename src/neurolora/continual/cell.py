@@ -27,7 +27,8 @@ from neurolora.continual.memory import Memory
 from neurolora.continual.processes import processes
 from neurolora.continual.scoring import Scorer
 from neurolora.continual.state import CellState, load_state
-from neurolora.continual.weights import go_on_from, put_beside
+from neurolora.continual.weights import go_on_from, put_beside, take_over
+from neurolora.errors import DataError, explain
 from neurolora.training import setup
 from neurolora.training.checkpoints import list_checkpoints
 from neurolora.training.config import TrainingConfig
@@ -68,13 +69,21 @@ class Cell:
         return self.config.training(self.entry, name, seed=self.seed, place=stage, output_dir=folder)
 
     def adapter(self, stage: int) -> Path:
-        """The published adapter after a stage."""
-        published = self.task_folder(stage) / "adapter"
-        return published if published.is_dir() else self.task_folder(stage) / "run"
+        """The published adapter after a stage: the run's own, unless it stands beside earlier ones."""
+        is_one_of_many = stage > 0 and self.entry.row.carry == "frozen"
+        return self.task_folder(stage) / ("adapter" if is_one_of_many else "run")
+
+    def published(self, stage: int) -> Path:
+        """The same, for those who are about to read it. Raises DataError if it is not there."""
+        folder = self.adapter(stage)
+        if not any(folder.glob("*.safetensors")):
+            do = f"Put them back, or remove {self.folder} to run the cell anew"
+            raise DataError(explain(f"going on with {self.name}", f"there are no weights in {folder}", do))
+        return folder
 
     def past(self, stage: int) -> Path | None:
-        """The adapter that a stage builds on."""
-        return None if stage == 0 or self.entry.row.carry == "nothing" else self.adapter(stage - 1)
+        """The adapter that a stage builds on. Raises DataError if it is not there."""
+        return None if stage == 0 or self.entry.row.carry == "nothing" else self.published(stage - 1)
 
     def memory(self, stage: int) -> Path:
         """What was kept after a stage."""
@@ -100,8 +109,8 @@ def run_cell(cell: Cell, scorer: Scorer, notify: Notify) -> CellState:
                 state.add_task(_settle(cell, stage, learner, result, started))
                 state.save(cell.folder)
         if is_main:
-            _clean(cell, stage)
             _score(cell, stage, state, scorer, notify)
+            _clean(cell, stage)  # last: until a score is saved, the state before this one needs the memory
     processes(cell.config).wait_for_everyone()
     return load_state(cell.folder, cell.order, notify)
 
@@ -124,13 +133,14 @@ def _settle(cell: Cell, stage: int, learner: Learner, result: RunResult, started
 
 
 def _learner(cell: Cell, stage: int) -> Learner:
+    """The strategy with what it kept of the tasks before. Raises DataError if that is damaged or gone."""
     row = cell.entry.row
     memory = Memory.load(cell.memory(stage - 1)) if stage and row.scope == "stream" else Memory()
     return row.learner(row.knobs.model_validate(cell.entry.settings), memory)
 
 
 def _train(cell: Cell, stage: int, learner: Learner) -> RunResult:
-    config = _config(cell, stage)
+    """The stage's training run, from where it was stopped; a finished one is not run again."""
     hooks = RunHooks(
         before_training=lambda model, tokenizer: _begin(cell, stage, model),
         extra_losses=learner.losses,
@@ -138,22 +148,16 @@ def _train(cell: Cell, stage: int, learner: Learner) -> RunResult:
         if len(cell.stages[stage]) > 1
         else None,
     )
-    return run_training(config, resume="auto", progress=cell.progress, hooks=hooks)
-
-
-def _config(cell: Cell, stage: int) -> TrainingConfig:
-    """Full fine-tuning has no adapter to carry: the model before is the base of the next."""
-    config, past = cell.training(stage), cell.past(stage)
-    if past is None or config.adapter.method != "full":
-        return config
-    section = config.model.model_copy(update={"model_name_or_path": str(past)})
-    return config.model_copy(update={"model": section})
+    return run_training(cell.training(stage), resume="auto", progress=cell.progress, hooks=hooks)
 
 
 def _begin(cell: Cell, stage: int, model: Any) -> None:
     """Bring in what earlier tasks left."""
     past = cell.past(stage)
-    if past is None or not hasattr(model, "peft_config"):
+    if past is None:
+        return
+    if not hasattr(model, "peft_config"):
+        take_over(model, past)
         return
     {"weights": go_on_from, "frozen": put_beside}[cell.entry.row.carry](model, past)
 
@@ -177,14 +181,13 @@ def _remember(cell: Cell, stage: int, learner: Learner, result: RunResult) -> Me
     config, model, tokenizer = cell.training(stage), result.model, result.tokenizer
     if model is None:  # the run was finished by a process that is gone
         model, tokenizer = setup.load_finished(config, is_trainable=True)
-        if cell.entry.row.carry == "frozen" and (past := cell.past(stage)) is not None:
-            put_beside(model, past)
     rows = setup.load_rows(config, tokenizer, "train").rows
     collate = setup.collator(tokenizer, next(model.parameters()).device)
     return learner.remember(model, TaskData(rows, collate, config.train.seed), stage)
 
 
 def _keeps_nothing(learner: Learner) -> bool:
+    """So that no model is loaded for nothing. An adapter of its own for each task is kept as an adapter."""
     return type(learner).remember is Learner.remember
 
 
@@ -207,6 +210,6 @@ def _score(cell: Cell, stage: int, state: CellState, scorer: Scorer, notify: Not
     if not missing:
         return
     notify(f"{cell.name}: scoring {', '.join(missing)}")
-    for task, score in scorer.score(cell.adapter(stage), missing):
+    for task, score in scorer.score(cell.published(stage), missing):
         state.add_score(stage, task, score)
         state.save(cell.folder)

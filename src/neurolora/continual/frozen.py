@@ -49,16 +49,18 @@ class OLoraKnobs(Knobs):
 
 
 def overlap(new: Tensor, past: Tensor) -> Tensor:
-    """sum over i, j of |<new_i, past_j>|, the rows of two A's: new (r, d), past (R, d) -> a scalar."""
+    """sum over i, j of |<new_i, past_j>|, the rows of two A's: new (r, d), past (R, d) -> a scalar.
+
+    As in the official code; the paper's equation squares each product.
+    """
     return (past.to(new.dtype) @ new.mT).abs().sum()
 
 
 @dataclass(frozen=True)
-class OLoraLoss:
-    """sum over modules of the overlap of A with the earlier A's, and of the norms of A and B."""
+class OverlapLoss:
+    """sum over modules of the overlap of A with the earlier A's."""
 
     weight: float
-    norm_weight: float
     name: str = "olora"
 
     def is_due(self, step: int) -> bool:
@@ -66,30 +68,50 @@ class OLoraLoss:
         return True
 
     def __call__(self, model: nn.Module, moment: Moment) -> Tensor:
-        """The overlap and, in units of its weight, the norms."""
-        terms: list[Tensor] = []
-        for module in model.modules():
-            down: Any = getattr(module, "lora_A", None)
-            if down is None or TRAINED not in down or PAST not in down:
-                continue
-            A, B = down[TRAINED].weight, module.lora_B[TRAINED].weight  # type: ignore[union-attr, index]
-            terms.append(overlap(A, down[PAST].weight))
-            if self.norm_weight:
-                terms.append(self.norm_weight / self.weight * (A.norm() + B.norm()))
+        """Of the weights alone: the batch is not looked at."""
+        terms = [
+            overlap(layer.lora_A[TRAINED].weight, layer.lora_A[PAST].weight)
+            for layer in _layers(model)
+            if PAST in layer.lora_A
+        ]
         return torch.stack(terms).sum()
+
+
+@dataclass(frozen=True)
+class NormLoss:
+    """sum over modules of ||A|| + ||B|| of the new LoRA."""
+
+    weight: float
+    name: str = "olora_norm"
+
+    def is_due(self, step: int) -> bool:
+        """At every step."""
+        return True
+
+    def __call__(self, model: nn.Module, moment: Moment) -> Tensor:
+        """Of the weights alone: the batch is not looked at."""
+        parts = [part[TRAINED].weight for layer in _layers(model) for part in (layer.lora_A, layer.lora_B)]
+        return torch.stack([part.norm() for part in parts]).sum()
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    """The modules with a LoRA that is trained."""
+    return [module for module in model.modules() if TRAINED in getattr(module, "lora_A", {})]
 
 
 class OLoraLearner(GrowLearner):
     """O-LoRA (Wang et al., 2023, arXiv 2310.14152): a new LoRA for each task, its A's rows kept orthogonal to
     those of the earlier, frozen ones; all are summed.
 
-    The adapter grows by r ranks with each task. As in the official code, the loss has the weight lambda_1 in
-    every micro-batch; ours counts once a step, so with gradient accumulation it is weaker by that factor.
+    The adapter grows by r ranks with each task; nothing else is kept. Each loss counts once in an optimizer
+    step, whatever the gradient accumulation.
     """
 
     def losses(self, model: nn.Module) -> list[ExtraLoss]:
-        """None for the first task."""
-        has_past = any(PAST in getattr(module, "lora_A", {}) for module in model.modules())
-        if not has_past or not self.knobs.weight:
-            return []
-        return [OLoraLoss(self.knobs.weight, self.knobs.norm_weight)]
+        """The overlap from the second task on, the norms in all; none of weight 0."""
+        found: list[ExtraLoss] = []
+        if self.knobs.weight and any(PAST in layer.lora_A for layer in _layers(model)):
+            found.append(OverlapLoss(self.knobs.weight))
+        if self.knobs.norm_weight:
+            found.append(NormLoss(self.knobs.norm_weight))
+        return found

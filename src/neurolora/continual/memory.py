@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from neurolora.errors import DataError, explain
+from neurolora.errors import DataError, OutputError, explain
 from neurolora.files import atomic_folder
+from neurolora.training.checkpoints import why_not_written
 
 TENSORS, VALUES = "memory.safetensors", "memory.json"
 
@@ -34,17 +35,19 @@ class Memory:
         return sum(value.nbytes for value in self.tensors.values()) + text
 
     def save(self, folder: Path) -> None:
-        """Write `folder` anew, in one rename."""
+        """Write `folder` anew, in one rename. Raises OutputError."""
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
         with atomic_folder(folder, overwrite=True) as staged:
-            tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
-            save_file(tensors, staged / TENSORS)
+            try:
+                save_file(tensors, staged / TENSORS)
+            except SafetensorError as error:  # a full disk: it is no OSError, as others are
+                do = "Free some space, then give the command again"
+                raise OutputError(explain(f"writing {folder}", why_not_written(error), do)) from error
             (staged / VALUES).write_text(json.dumps(self.values) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Memory:
-        """What `save` wrote; an empty memory where there is no such folder. Raises DataError."""
-        if not folder.is_dir():
-            return cls()
+        """What `save` wrote. Raises DataError if it is damaged or gone: nothing kept is something else."""
         try:
             values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
             return cls(load_file(folder / TENSORS), values)

@@ -54,10 +54,11 @@ def forward_transfer(R: ArrayLike, before: ArrayLike) -> float:
 
 
 def forgetting(R: ArrayLike) -> float:
-    """Mean over i < T-1 of max over j < T-1 of R[j, i], less R[T-1, i] (Chaudhry et al., 2018).
+    """Mean over i < T-1 of the max over i <= j < T-1 of R[j, i], less R[T-1, i].
 
-    The maximum is over j from i on, where the task had been learned. Positive where a task was forgotten;
-    negative where every later task helped it. Raises DataError for fewer than two tasks.
+    After Chaudhry et al. (2018), whose maximum is over all j < T-1; here it begins where the task was
+    learned, so that a lucky score before that is not forgotten. Positive where a task was forgotten; negative
+    where it ends above its best. Raises DataError for fewer than two tasks.
     """
     matrix = _checked(R, "forgetting", least=2)
     last = len(matrix) - 1
@@ -66,9 +67,10 @@ def forgetting(R: ArrayLike) -> float:
 
 
 def intransigence(R: ArrayLike, alone: ArrayLike) -> float:
-    """Mean over i of alone[i] - R[i, i] (Chaudhry et al., 2018): what the stream costs in learning.
+    """Mean over i of alone[i] - R[i, i]: what the stream costs in learning, negative where it helps.
 
-    alone (T): the accuracy of a model that was free to learn the task. Raises DataError.
+    alone (T): the accuracy of a model that learned the task by itself. After Chaudhry et al. (2018), whose
+    reference has learned all tasks up to i together. Raises DataError.
     """
     matrix = _checked(R, "intransigence")
     free = _row(alone, len(matrix), "alone")

@@ -18,6 +18,7 @@ from neurolora.continual.weights import TRAINED
 from neurolora.core.orthogonality import protection_loss
 from neurolora.training.extra_loss import ExtraLoss, Moment
 from neurolora.tuner import adapter_layers, routing_statistics
+from neurolora.tuner.layer import NeuroLoraLayer
 
 
 class ProtectKnobs(Knobs):
@@ -45,11 +46,17 @@ class ProtectLoss:
         """From the routing that the task's own forward has recorded, where it has: else all ranks count."""
         terms = []
         for path, layer in adapter_layers(model):
-            B, past = layer.neurolora_B[TRAINED], self.past[path]
-            record = layer.records.get(TRAINED)
-            active = torch.ones_like(self.frequency[path]) if record is None else record.coactivation.sum(-1)
-            terms.append(protection_loss(B - past, past, active, self.frequency[path]))
+            B, past, frequency = layer.neurolora_B[TRAINED], self.past[path], self.frequency[path]
+            terms.append(protection_loss(B - past, past, _active(layer).to(frequency), frequency))
         return torch.stack(terms).mean()
+
+
+def _active(layer: NeuroLoraLayer) -> Tensor:
+    """How often each rank is active now, in any unit: (r)."""
+    record, settings = layer.records.get(TRAINED), layer.settings[TRAINED]
+    if record is None or settings.active == settings.r:  # all are always active: the record holds zeros
+        return torch.ones(settings.r)
+    return record.coactivation.sum(-1)
 
 
 class ProtectLearner(Learner):

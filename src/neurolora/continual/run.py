@@ -11,26 +11,30 @@ from what this leaves.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from neurolora.continual.cell import Cell, run_cell
 from neurolora.continual.config import StreamConfig, label_of
+from neurolora.continual.lock import alone_in
 from neurolora.continual.processes import processes
-from neurolora.continual.results import read_cells, summarise, write_results
+from neurolora.continual.results import CSV, RESULTS, read_cells, summarise, write_results
 from neurolora.continual.scoring import Scorer
 from neurolora.errors import ConfigError, OutputError, explain
-from neurolora.files import write_json, write_text
+from neurolora.files import NEW, write_json, write_text
 from neurolora.provenance import environment
 from neurolora.training.config import to_yaml
+from neurolora.yaml_lines import read_yaml
 
 CONFIG, ENVIRONMENT, BEFORE = "config.yaml", "env.json", "before.json"
+#: All that a comparison leaves, in the order in which `--overwrite` removes it.
+OURS = (CONFIG, "cells", BEFORE, ENVIRONMENT, RESULTS, CSV, "report.html")
 #: What may differ when a comparison is gone on with: no number depends on it, or what is there stays.
 MAY_CHANGE = frozenset({"output_dir"})
 MAY_GROW = frozenset({"seeds", "orders", "strategies"})
@@ -40,10 +44,11 @@ Notify = Callable[[str], None]
 
 @dataclass(frozen=True)
 class StreamResult:
-    """What a comparison left. summary: `results.json`."""
+    """What a comparison left. summary: `results.json`. is_main_process: whether this one is to tell of it."""
 
     output_dir: Path
     summary: dict[str, Any]
+    is_main_process: bool = True
 
 
 def run_continual(
@@ -57,11 +62,19 @@ def run_continual(
 
     A folder that holds a run of the same config, or of one with fewer seeds, orders or strategies, is gone on
     with. Raises ConfigError for one of another config, with the differences; OutputError for a folder of
-    something else; and what training raises.
+    something else, or one in which another process runs a comparison; and what training raises.
     """
     folder, is_main = Path(config.output_dir), processes(config).is_main_process
     _require_rows(config)
-    scorer = Scorer(config)
+    with alone_in(folder) if is_main else contextlib.nullcontext():
+        _run_cells(config, folder, overwrite, progress, notify if is_main else lambda text: None)
+        processes(config).wait_for_everyone()
+    return StreamResult(folder, json.loads((folder / RESULTS).read_text(encoding="utf-8")), is_main)
+
+
+def _run_cells(config: StreamConfig, folder: Path, overwrite: bool, progress: bool, notify: Notify) -> None:
+    """Every cell in turn; the results are written anew after each."""
+    scorer, is_main = Scorer(config), processes(config).is_main_process
     with processes(config).main_process_first():
         if is_main:
             _open_folder(config, folder, overwrite)
@@ -71,8 +84,6 @@ def run_continual(
         run_cell(cell, scorer, notify)
         if is_main:
             write_results(folder, summarise(config, before, read_cells(config, folder)))
-    processes(config).wait_for_everyone()
-    return StreamResult(folder, json.loads((folder / "results.json").read_text(encoding="utf-8")))
 
 
 def cells(config: StreamConfig, folder: Path, progress: bool = False) -> Iterator[Cell]:
@@ -86,22 +97,33 @@ def cells(config: StreamConfig, folder: Path, progress: bool = False) -> Iterato
 
 
 def _open_folder(config: StreamConfig, folder: Path, overwrite: bool) -> None:
-    import shutil
-
-    if (folder / CONFIG).is_file():
-        if overwrite:
-            for name in ("cells", CONFIG, BEFORE, ENVIRONMENT, "results.json", "R.csv", "report.html"):
-                path = folder / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        else:
-            _require_same(config, folder / CONFIG)
-    elif folder.is_dir() and any(folder.iterdir()):
-        do = "Choose another output_dir"
-        raise OutputError(
-            explain(f"starting a stream in {folder}", "it holds files that are no stream's", do)
-        )
-    write_json(folder / ENVIRONMENT, environment())
+    """Make the folder this comparison's. The config is the first file there and the first to go: what lies
+    in a folder with one belongs to it, whenever a process was killed."""
+    is_begun = (folder / CONFIG).is_file()
+    others = [] if is_begun else _other_names(folder)
+    if overwrite and set(others) <= set(OURS):
+        _remove_comparison(folder)
+    elif is_begun:
+        _require_same(config, folder / CONFIG)
+    elif others:
+        ours = set(others) <= set(OURS)
+        found = f"it has no {CONFIG}, and holds {', '.join(others[:3])}: files that are no stream's"
+        do = f"Choose another output_dir{', or replace what is there with --overwrite' if ours else ''}"
+        raise OutputError(explain(f"starting a stream in {folder}", found, do))
     write_text(folder / CONFIG, to_yaml(config.resolved()))
+    write_json(folder / ENVIRONMENT, environment())
+
+
+def _other_names(folder: Path) -> list[str]:
+    """What is in a folder, but for what a process leaves that is killed as it writes the config."""
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    return [name for name in names if not (name.startswith(f".{CONFIG}.") and name.endswith(NEW))]
+
+
+def _remove_comparison(folder: Path) -> None:
+    for name in OURS:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _require_same(config: StreamConfig, path: Path) -> None:
@@ -109,7 +131,7 @@ def _require_same(config: StreamConfig, path: Path) -> None:
 
     Raises ConfigError with the differences.
     """
-    before, now = yaml.safe_load(path.read_text(encoding="utf-8")), config.resolved()
+    (before, _), now = read_yaml(path), config.resolved()
     changed = [
         f"{name} was {before.get(name)!r}, is {now[name]!r}"
         for name in now
@@ -142,8 +164,9 @@ def _require_rows(config: StreamConfig) -> None:
 
 
 def _score_base(config: StreamConfig, folder: Path, scorer: Scorer, notify: Notify) -> None:
-    """The base model's scores on every task, once."""
-    if (folder / BEFORE).is_file():
+    """The base model's scores on every task, once; again if the file is damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        json.loads((folder / BEFORE).read_text(encoding="utf-8"))
         return
     notify("scoring the base model")
     name = config.model["model_name_or_path"]

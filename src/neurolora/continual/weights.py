@@ -19,6 +19,15 @@ def go_on_from(model: Any, folder: Path) -> None:
     model.load_adapter(str(folder), TRAINED, is_trainable=True)
 
 
+def take_over(model: Any, folder: Path) -> None:
+    """Give a model that is trained as a whole the weights of the one in `folder`, to the bit.
+
+    Not by loading that one in the base's place: then the folder's path would be a setting of the run, and a
+    stream that was moved could not go on.
+    """
+    model.load_state_dict(type(model).from_pretrained(folder, dtype=model.dtype).state_dict())
+
+
 def put_beside(model: Any, folder: Path) -> None:
     """Load the adapter in `folder` as a frozen one that is active together with the trained one.
 

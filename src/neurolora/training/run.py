@@ -121,7 +121,8 @@ def run_training(
         hooks.before_training(model, prepared.tokenizer)
     trainer = _make_trainer(prepared, model, progress)
     if hooks.extra_losses is not None:  # now that the model is on its device
-        trainer.extra_losses += tuple(hooks.extra_losses(model))
+        # first, as silence has a forward, and with it the routing of the task's own is forgotten
+        trainer.extra_losses = (*hooks.extra_losses(model), *trainer.extra_losses)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     summary = _summary(trainer, prepared, time.perf_counter() - started, checkpoint)

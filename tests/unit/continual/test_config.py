@@ -106,7 +106,27 @@ def test_bounds_go_through_one_order(tmp_path: Path) -> None:
         ({"strategies": ["sequential", "sequential"]}, "label sequential-neurolora is there twice"),
         ({"seeds": []}, "seeds"),
         ({"seeds": [-1]}, "seeds.0"),
+        ({"seeds": [3, 0, 3]}, "seeds: 3 is there 2 times"),
+        ({"orders": [WORLD["tasks"]] * 2}, r"orders: world-recall, .* is there 2 times"),
+        ({"orders": []}, "orders"),
         ({"learning_rate": 1}, "learning_rate.*unknown key"),
+        ({"train": {"seed": 5}}, "train.seed: .* give `seeds`"),
+        ({"strategies": [{"strategy": "ewc", "train": {"seed": 5}}]}, r"strategies.0.train.seed: .* `seeds`"),
+        ({"output": {"output_dir": "x"}}, "output.output_dir: .* `output_dir` of the stream"),
+        ({"output": {"resume_from_checkpoint": "x"}}, "output.resume_from_checkpoint: .* leave it out"),
+        ({"adapter": {"projection_seed": None}}, "adapter.projection_seed"),
+        (
+            {"strategies": [{"strategy": "ewc", "label": "x" * 256}]},
+            "strategies.0.label.*cannot name",
+        ),
+        (
+            {"strategies": [{"strategy": "o-lora", "adapter": {"use_dora": True}}]},
+            "strategies.0: o-lora sums an adapter for each task, which use_dora: True does not allow",
+        ),
+        (
+            {"strategies": ["grow"], "adapter": {"modules_to_save": ["lm_head"]}},
+            "grow sums .*modules_to_save",
+        ),
         ({"train": {"lerning_rate": 1}}, "did you mean train.learning_rate"),
         ({"adapter": {"top_k": 99}}, "top_k"),
         ({"eval": {"limit": 0}}, "eval.limit"),
@@ -117,6 +137,14 @@ def test_bounds_go_through_one_order(tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     said = refusal(tmp_path, **changes)
     assert re.search(told, said), said
+
+
+def test_what_a_sum_allows_and_others_take_is_not_refused(tmp_path: Path) -> None:
+    rows = [
+        {"strategy": "o-lora", "adapter": {"use_dora": False, "bias": "none"}},
+        {"strategy": "ewc", "adapter": {"use_dora": True, "modules_to_save": ["lm_head"]}},
+    ]
+    assert load(tmp_path, strategies=rows).labels() == ["o-lora-lora", "ewc-lora"]
 
 
 def test_all_problems_in_one_message(tmp_path: Path) -> None:

@@ -10,15 +10,16 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neurolora import FlyLoraConfig
+from neurolora import FlyLoraConfig, NeuroLoraConfig
 from neurolora.continual.ewc import EwcKnobs, EwcLearner, EwcLoss, consolidate, fisher_diagonal
-from neurolora.continual.frozen import OLoraKnobs, OLoraLearner, OLoraLoss, overlap
+from neurolora.continual.frozen import OLoraKnobs, OLoraLearner, overlap
 from neurolora.continual.learner import TaskData, trainable_parameters
 from neurolora.continual.lwf import LwfKnobs, LwfLearner, distillation_loss, weights_of
 from neurolora.continual.memory import Memory
-from neurolora.continual.protect import ProtectKnobs, ProtectLearner
+from neurolora.continual.protect import ProtectKnobs, ProtectLearner, ProtectLoss
 from neurolora.continual.replay import ReplayKnobs, ReplayLearner
 from neurolora.core.orthogonality import orthogonality_loss, protection_loss
+from neurolora.errors import DataError, OutputError
 from neurolora.training.extra_loss import Moment
 
 
@@ -201,9 +202,7 @@ def test_olora_sums_over_modules_and_trains_the_new_one_alone() -> None:
     model = get_peft_model(Classifier(), LoraConfig(r=2, **config))
     model.add_adapter("past", LoraConfig(r=4, **config))
     learner = OLoraLearner(OLoraKnobs(weight=0.5, norm_weight=0.1), Memory())
-    loss = learner.losses(model)[0]
-    assert isinstance(loss, OLoraLoss)
-    found = loss.weight * loss(model, moment())
+    found = weighted(learner, model)
     expected = torch.zeros(())
     for layer in (model.base_model.model.first, model.base_model.model.second):
         A, B, past = (
@@ -217,11 +216,20 @@ def test_olora_sums_over_modules_and_trains_the_new_one_alone() -> None:
     touched = {name for name, value in model.named_parameters() if value.grad is not None}
     assert touched
     assert not any("past" in name for name in touched)
+    norms = weighted(OLoraLearner(OLoraKnobs(weight=0.0, norm_weight=0.1), Memory()), model)
+    overlaps = weighted(OLoraLearner(OLoraKnobs(weight=0.5), Memory()), model)
+    torch.testing.assert_close(norms + overlaps, expected)
 
 
-def test_olora_says_nothing_in_the_first_task() -> None:
+def weighted(learner: OLoraLearner, model: nn.Module) -> Tensor:
+    return torch.stack([loss.weight * loss(model, moment()) for loss in learner.losses(model)]).sum()
+
+
+def test_olora_says_nothing_of_overlap_in_the_first_task() -> None:
     model = get_peft_model(Classifier(), LoraConfig(r=2, target_modules=["first"]))
     assert OLoraLearner(OLoraKnobs(), Memory()).losses(model) == []
+    (norms,) = OLoraLearner(OLoraKnobs(norm_weight=0.1), Memory()).losses(model)
+    assert float(norms(model, moment()).detach()) > 0.0  # B is 0, A is not
 
 
 # --- LwF --------------------------------------------------------------------------------------------------
@@ -347,10 +355,49 @@ def test_protect_counts_how_often_each_rank_is_active() -> None:
     assert float(loss(model, moment()).detach()) > 0.0
 
 
+@pytest.mark.parametrize("top_k", [2, 4])
+def test_protect_weighs_by_how_often_a_rank_is_active_now(top_k: int) -> None:
+    """top_k = r leaves no rank that is inactive beside another, and yet all are active."""
+    torch.manual_seed(9)
+    config = NeuroLoraConfig(r=4, top_k=top_k, gate="none", target_modules=["first"], init_weights="gaussian")
+    model = get_peft_model(Classifier(), config)
+    layer = model.base_model.model.first
+    past, frequency = layer.neurolora_B["default"].detach().clone(), torch.rand(4)
+    with torch.no_grad():
+        layer.neurolora_B["default"].add_(torch.randn(5, 4))
+    x = collate(rows_of(12))["x"]
+    model.train()(x)
+    found = ProtectLoss({"base_model.model.first": past}, {"base_model.model.first": frequency}, 1.0)(
+        model, moment()
+    )
+    active = torch.zeros(4)
+    for row in x @ layer.projection_matrix("default", torch.float32).T:
+        active[row.abs().topk(top_k).indices] += 1 / 12
+    change = layer.neurolora_B["default"].detach() - past
+    expected = protection_loss(change, past, active, frequency)
+    assert float(found.detach()) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_memory_comes_back_from_its_folder(tmp_path: Any) -> None:
     memory = Memory({"a": torch.randn(3, 2)}, {"rows": [1, 2]})
     memory.save(tmp_path / "m")
     found = Memory.load(tmp_path / "m")
     assert torch.equal(found.tensors["a"], memory.tensors["a"])
     assert found.values == memory.values
-    assert Memory.load(tmp_path / "none") == Memory()
+    with pytest.raises(DataError, match="Remove the cell's folder"):
+        Memory.load(tmp_path / "none")
+
+
+def test_memory_that_does_not_fit_on_the_disk_leaves_the_one_before(tmp_path: Any) -> None:
+    import resource
+
+    Memory({"a": torch.zeros(2)}).save(tmp_path / "m")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="Free some space"):
+            Memory({"a": torch.zeros(10_000)}).save(tmp_path / "m")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert torch.equal(Memory.load(tmp_path / "m").tensors["a"], torch.zeros(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]

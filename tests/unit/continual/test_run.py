@@ -13,7 +13,9 @@ import yaml
 from safetensors.torch import load_file
 
 from neurolora.continual import STRATEGIES, load_stream, run_continual
+from neurolora.continual.protect import ProtectLoss
 from neurolora.errors import ConfigError, OutputError
+from neurolora.tuner import adapter_layers
 
 
 def run(path: Path, **options: Any) -> dict[str, Any]:
@@ -188,3 +190,20 @@ def test_a_comparison_may_grow(tiny_stream: ModuleType, tmp_path: Path) -> None:
     assert len(second["cells"]) == 2
     with pytest.raises(ConfigError, match=r"seeds was \[0, 1\], is \[0\]"):
         run(tiny_stream.write_stream(tmp_path, rows, **short))
+
+
+def test_a_strategy_sees_the_routing_of_the_task_and_not_of_silence(
+    tiny_stream: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = ProtectLoss.__call__, []
+
+    def watched(self: ProtectLoss, model: Any, moment: Any) -> Any:
+        seen.append(all("default" in layer.records for _, layer in adapter_layers(model)))
+        return real(self, model, moment)
+
+    monkeypatch.setattr(ProtectLoss, "__call__", watched)
+    (tmp_path / "quiet.txt").write_text("w1 w2 w3\nw4 w5\n")
+    silence = {"silence_weight": 1.0, "silence_data": str(tmp_path / "quiet.txt"), "max_steps": 2}
+    row = tiny_stream.entry("protect", "neurolora", samples=4)
+    run(tiny_stream.write_stream(tmp_path, [row], train={**tiny_stream.TRAIN, **silence}))
+    assert seen == [True] * 4

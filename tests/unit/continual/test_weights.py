@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
-from neurolora.continual.weights import go_on_from, put_beside
+from neurolora.continual.weights import go_on_from, put_beside, take_over
 
 KINDS = ("neurolora", "lora")
 
@@ -57,3 +57,18 @@ def test_beside_it_the_past_is_summed_frozen_and_not_saved(
     assert [path.name for path in (tmp_path / "saved").iterdir() if path.is_dir()] == []
     first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("alone", "saved"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_whole_model_is_taken_over_to_the_very_bits(
+    tiny: ModuleType, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    first, second = (tiny.make("llama").to(dtype) for _ in range(2))
+    with torch.no_grad():
+        for value in first.parameters():
+            value.add_(torch.randn_like(value))
+    first.save_pretrained(tmp_path)
+    take_over(second, tmp_path)
+    state = second.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in first.state_dict().items())
+    assert {value.dtype for value in state.values()} == {dtype}
