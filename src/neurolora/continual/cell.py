@@ -63,10 +63,15 @@ class Cell:
         return self.folder / "tasks" / f"{stage}-{'+'.join(self.stages[stage])[:60]}"
 
     def training(self, stage: int, task: str | None = None) -> TrainingConfig:
-        """The training config of a stage, as the stream's file has it."""
-        folder = self.task_folder(stage) / "run"
-        name = self.stages[stage][0] if task is None else task
-        return self.config.training(self.entry, name, seed=self.seed, place=stage, output_dir=folder)
+        """The training config of a stage, as the file has it; of all tasks at once with the steps of all."""
+        folder, tasks = self.task_folder(stage) / "run", self.stages[stage]
+        name = tasks[0] if task is None else task
+        found = self.config.training(self.entry, name, seed=self.seed, place=stage, output_dir=folder)
+        steps = found.train.max_steps
+        if len(tasks) == 1 or steps < 0:
+            return found
+        train = found.train.model_copy(update={"max_steps": steps * len(tasks)})
+        return found.model_copy(update={"train": train})
 
     def adapter(self, stage: int) -> Path:
         """The published adapter after a stage: the run's own, unless it stands beside earlier ones."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from neurolora.continual.config import StreamConfig, label_of
+from neurolora.continual.config import StreamConfig, label_of, method_of
 from neurolora.continual.metrics import METRICS, bootstrap_interval, forward_transfer, intransigence
 from neurolora.continual.state import load_state
 from neurolora.errors import DataError
@@ -37,6 +37,7 @@ def read_cells(config: StreamConfig, folder: Path) -> list[dict[str, Any]]:
         found.append(
             {
                 "label": label_of(config, cell.entry),
+                "method": method_of(config, cell.entry),
                 "scope": cell.entry.row.scope,
                 "order": cell.order,
                 "order_number": int(cell.folder.name.split("-")[1]),
@@ -65,9 +66,10 @@ def _is_complete(R: list[list[float]], scope: str) -> bool:
 
 def summarise(config: StreamConfig, before: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
     """All cells with their metrics, and for each label the means over orders and seeds with intervals."""
-    alone = _alone(config, found)
+    alone = _alone(found)
     for cell in found:
-        cell["metrics"] = _metrics(cell, before, alone.get(cell["seed"])) if cell["complete"] else {}
+        free = alone.get((cell["method"], cell["seed"]))
+        cell["metrics"] = _metrics(cell, before, free) if cell["complete"] else {}
     labels = list(dict.fromkeys(cell["label"] for cell in found))
     return {
         "tasks": config.task_names,
@@ -79,11 +81,14 @@ def summarise(config: StreamConfig, before: dict[str, Any], found: list[dict[str
     }
 
 
-def _alone(config: StreamConfig, found: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
-    """seed -> task -> score, of the first row of the comparison that learns each task by itself."""
-    cells = [cell for cell in found if cell["scope"] == "alone" and cell["complete"]]
-    own = [cell for cell in cells if cell["label"] == cells[0]["label"]]
-    return {cell["seed"]: {task: cell["R"][i][i] for i, task in enumerate(cell["order"])} for cell in own}
+def _alone(found: list[dict[str, Any]]) -> dict[tuple[str, int], dict[str, float]]:
+    """(method, seed) -> task -> score, of the first row with that method that learns each task by itself."""
+    told: dict[tuple[str, int], dict[str, float]] = {}
+    for cell in found:
+        if cell["scope"] == "alone" and cell["complete"]:
+            scores = {task: cell["R"][i][i] for i, task in enumerate(cell["order"])}
+            told.setdefault((cell["method"], cell["seed"]), scores)
+    return told
 
 
 def _metrics(
