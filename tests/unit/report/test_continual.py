@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from neurolora.continual.config import StreamConfig, label_of
+from neurolora.continual.config import StreamConfig, label_of, method_of
 from neurolora.continual.metrics import forgetting
 from neurolora.continual.results import summarise, write_results
 from neurolora.continual.run import cells
@@ -69,7 +69,8 @@ def comparison(folder, strategies, *, change=lambda number, cell: None, model="s
     found = []
     for number, cell in enumerate(cells(config, folder)):
         values = {
-            "label": label_of(config, cell.entry), "scope": cell.entry.row.scope, "order": cell.order,
+            "label": label_of(config, cell.entry), "method": method_of(config, cell.entry),
+            "scope": cell.entry.row.scope, "order": cell.order,
             "order_number": int(cell.folder.name.split("-")[1]), "seed": cell.seed,
             "R": matrix(float(cell.seed)), "scores": [], "costs": costs(len(cell.stages)), "complete": True,
         }  # fmt: skip
