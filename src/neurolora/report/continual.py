@@ -87,7 +87,7 @@ def fact_rows(facts: StreamFacts) -> list[tuple[str, str]]:
         ("Tasks", number(len(facts.tasks))),
         ("Strategies", number(len(facts.labels))),
         ("Orders", number(len(facts.config.all_orders))),
-        ("Seeds", spell(facts.config.seeds)),
+        ("Seeds", f"{len(facts.config.seeds)}: {spell(facts.config.seeds)}"),
         ("Cells complete", f"{done} of {len(facts.cells) + len(facts.waiting)}"),
         ("Scored on", f"the {facts.config.eval.split} split"),
     ]
