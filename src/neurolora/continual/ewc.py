@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from neurolora.continual.learner import BatchLoss, Knobs, Learner, TaskData, trainable_parameters
 from neurolora.continual.memory import Memory
-from neurolora.training.extra_loss import ExtraLoss, Moment
+from neurolora.training.extra_loss import EveryStep, ExtraLoss, Moment
 
 
 class EwcKnobs(Knobs):
@@ -82,17 +82,13 @@ def consolidate(old: Memory, fisher: dict[str, Tensor], now: dict[str, Tensor], 
 
 
 @dataclass(frozen=True)
-class EwcLoss:
+class EwcLoss(EveryStep):
     """sum over p of F_p (p - a_p)^2 / 2."""
 
     fisher: dict[str, Tensor]
     anchor: dict[str, Tensor]
     weight: float
     name: str = "ewc"
-
-    def is_due(self, step: int) -> bool:
-        """At every step."""
-        return True
 
     def __call__(self, model: nn.Module, moment: Moment) -> Tensor:
         """The penalty, half included, lambda not."""

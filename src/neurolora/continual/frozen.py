@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from neurolora.continual.learner import Knobs, Learner
 from neurolora.continual.weights import PAST, TRAINED
-from neurolora.training.extra_loss import ExtraLoss, Moment
+from neurolora.training.extra_loss import EveryStep, ExtraLoss, Moment
 
 
 class GrowKnobs(Knobs):
@@ -57,15 +57,11 @@ def overlap(new: Tensor, past: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class OverlapLoss:
+class OverlapLoss(EveryStep):
     """sum over modules of the overlap of A with the earlier A's."""
 
     weight: float
     name: str = "olora"
-
-    def is_due(self, step: int) -> bool:
-        """At every step."""
-        return True
 
     def __call__(self, model: nn.Module, moment: Moment) -> Tensor:
         """Of the weights alone: the batch is not looked at."""
@@ -78,15 +74,11 @@ class OverlapLoss:
 
 
 @dataclass(frozen=True)
-class NormLoss:
+class NormLoss(EveryStep):
     """sum over modules of ||A|| + ||B|| of the new LoRA."""
 
     weight: float
     name: str = "olora_norm"
-
-    def is_due(self, step: int) -> bool:
-        """At every step."""
-        return True
 
     def __call__(self, model: nn.Module, moment: Moment) -> Tensor:
         """Of the weights alone: the batch is not looked at."""

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from neurolora.continual.learner import Knobs, Learner, TaskData, trainable_parameters
 from neurolora.continual.memory import Memory
-from neurolora.training.extra_loss import ExtraLoss, Moment
+from neurolora.training.extra_loss import EveryStep, ExtraLoss, Moment
 
 
 class LwfKnobs(Knobs):
@@ -60,17 +60,13 @@ def weights_of(model: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class LwfLoss:
+class LwfLoss(EveryStep):
     """The distillation loss over what the task's own loss looks at: label tokens, or each row's classes."""
 
     teacher: dict[str, Tensor]
     weight: float
     temperature: float
     name: str = "lwf"
-
-    def is_due(self, step: int) -> bool:
-        """At every step."""
-        return True
 
     def __call__(self, model: nn.Module, moment: Moment) -> Tensor:
         """One forward with the old weights, without gradient; the new weights' logits are there already."""

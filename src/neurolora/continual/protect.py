@@ -16,7 +16,7 @@ from neurolora.continual.learner import Knobs, Learner, TaskData
 from neurolora.continual.memory import Memory
 from neurolora.continual.weights import TRAINED
 from neurolora.core.orthogonality import protection_loss
-from neurolora.training.extra_loss import ExtraLoss, Moment
+from neurolora.training.extra_loss import EveryStep, ExtraLoss, Moment
 from neurolora.tuner import adapter_layers, routing_statistics
 from neurolora.tuner.layer import NeuroLoraLayer
 
@@ -30,17 +30,13 @@ class ProtectKnobs(Knobs):
 
 
 @dataclass(frozen=True)
-class ProtectLoss:
+class ProtectLoss(EveryStep):
     """Mean over modules of `core.orthogonality.protection_loss`. past and frequency by the module's path."""
 
     past: dict[str, Tensor]
     frequency: dict[str, Tensor]
     weight: float
     name: str = "protect"
-
-    def is_due(self, step: int) -> bool:
-        """At every step."""
-        return True
 
     def __call__(self, model: nn.Module, moment: Moment) -> Tensor:
         """From the routing that the task's own forward has recorded, where it has: else all ranks count."""

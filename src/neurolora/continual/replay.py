@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from neurolora.continual.learner import BatchLoss, Knobs, Learner, TaskData
 from neurolora.continual.memory import Memory
-from neurolora.training.extra_loss import ExtraLoss, Moment
+from neurolora.training.extra_loss import EveryStep, ExtraLoss, Moment
 from neurolora.training.silence import mixed_seed
 
 
@@ -29,7 +29,7 @@ class ReplayKnobs(Knobs):
 
 
 @dataclass(frozen=True)
-class ReplayLoss:
+class ReplayLoss(EveryStep):
     """The model's loss on rows drawn from all that were kept."""
 
     rows: Sequence[Any]
@@ -37,10 +37,6 @@ class ReplayLoss:
     weight: float
     batch_loss: BatchLoss
     name: str = "replay"
-
-    def is_due(self, step: int) -> bool:
-        """At every step."""
-        return True
 
     def __call__(self, model: nn.Module, moment: Moment) -> Tensor:
         """The loss of the rows that seed and place choose."""

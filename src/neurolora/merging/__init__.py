@@ -6,8 +6,9 @@ when it is first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from neurolora.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from neurolora.merging.merge import MergePlan, MergeResult, examine_merge, merge_adapters, merge_request
@@ -40,8 +41,4 @@ __all__ = [
     "merge_request",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_attributes(__name__, _HOMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from neurolora.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from neurolora.training.callback import NeuroLoraCallback
@@ -37,9 +38,4 @@ __all__ = [
     "run_training",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Each name is imported when it is first asked for, so that reading a config does not wait for torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_attributes(__name__, _HOMES)

@@ -58,6 +58,14 @@ class ExtraLoss(Protocol):
         ...
 
 
+class EveryStep:
+    """Of a loss that is due at every step."""
+
+    def is_due(self, step: int) -> bool:
+        """Always."""
+        return True
+
+
 def task_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     """The model's own loss on a batch with labels, without the orthogonality loss that the tuner adds.
 
