@@ -107,8 +107,10 @@ class Heads(nn.Module):
         super().__init__()
         self.body, self.heads = body, nn.ModuleDict()
 
-    def forward(self, inputs: dict[str, Tensor], labels: Tensor, tasks: list[str]) -> Any:
+    def forward(self, inputs: dict[str, Tensor], tasks: list[str], labels: Tensor | None = None) -> Any:
         states = pooled(self.body, inputs)
+        if labels is None:
+            return SimpleNamespace(loss=None)
         losses = [
             functional.cross_entropy(self.heads[task](states[i]), labels[i]) for i, task in enumerate(tasks)
         ]
