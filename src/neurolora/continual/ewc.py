@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from neurolora.continual.learner import BatchLoss, Knobs, Learner, TaskData, trainable_parameters
 from neurolora.continual.memory import Memory
+from neurolora.evaluation.scores import in_eval_mode
 from neurolora.training.extra_loss import EveryStep, ExtraLoss, Moment
 
 
@@ -38,9 +39,8 @@ def fisher_diagonal(
     """
     parameters = trainable_parameters(model)
     sums = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in parameters.items()}
-    was_training, count = model.training, 0
-    model.eval()
-    try:
+    count = 0
+    with in_eval_mode(model):
         for batch in batches:
             loss = batch_loss(model, batch) * label_count(batch["labels"])
             grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
@@ -48,8 +48,6 @@ def fisher_diagonal(
                 if grad is not None:
                     sums[name] += grad.to(torch.float32).square()
             count += 1
-    finally:
-        model.train(was_training)
     return {name: value / max(count, 1) for name, value in sums.items()}
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from neurolora.continual.learner import Knobs, Learner, TaskData, trainable_parameters
 from neurolora.continual.memory import Memory
+from neurolora.evaluation.scores import in_eval_mode
 from neurolora.training.extra_loss import EveryStep, ExtraLoss, Moment
 
 
@@ -71,13 +72,8 @@ class LwfLoss(EveryStep):
     def __call__(self, model: nn.Module, moment: Moment) -> Tensor:
         """One forward with the old weights, without gradient; the new weights' logits are there already."""
         inputs = {name: value for name, value in moment.inputs.items() if name != "labels"}
-        was_training = model.training
-        model.eval()
-        try:
-            with torch.no_grad(), weights_of(model, self.teacher):
-                before = model(**inputs).logits
-        finally:
-            model.train(was_training)
+        with in_eval_mode(model), torch.no_grad(), weights_of(model, self.teacher):
+            before = model(**inputs).logits
         labels = moment.inputs["labels"]
         return distillation_loss(
             _asked(moment.outputs.logits, labels), _asked(before, labels), self.temperature
