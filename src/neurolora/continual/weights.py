@@ -9,8 +9,6 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 TRAINED, PAST = "default", "past"
 
 
@@ -35,12 +33,5 @@ def put_beside(model: Any, folder: Path) -> None:
     """
     model.load_adapter(str(folder), PAST, is_trainable=False)
     model.base_model.set_adapter([TRAINED, PAST])
-    freeze(model, PAST)
+    model.set_requires_grad(PAST, requires_grad=False)
     model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=[TRAINED])
-
-
-def freeze(model: nn.Module, adapter: str) -> None:
-    """No parameter of an adapter is trained any more."""
-    for name, value in model.named_parameters():
-        if adapter in name.split("."):
-            value.requires_grad_(False)
