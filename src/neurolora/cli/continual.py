@@ -108,16 +108,17 @@ def summary_table(summary: dict[str, Any]) -> Any:
 def _print_cells(stream: StreamConfig, as_json: bool) -> None:
     from neurolora.continual import cells
 
+    planned = list(cells(stream, Path(stream.output_dir)))
     listed: list[dict[str, Any]] = [
         {"label": cell.folder.parent.name, "order": cell.order, "seed": cell.seed, "folder": str(cell.folder)}
-        for cell in cells(stream, Path(stream.output_dir))
+        for cell in planned
     ]
     if as_json:
         print_json({"config": stream.resolved(), "cells": listed})
         return
     for row in listed:
         print(f"{row['label']}: {' -> '.join(row['order'])}, seed {row['seed']}")
-    runs = sum(len(cell.stages) for cell in cells(stream, Path(stream.output_dir)))
+    runs = sum(len(cell.stages) for cell in planned)
     print(f"{len(listed)} cells, {runs} training runs, into {stream.output_dir}")
 
 

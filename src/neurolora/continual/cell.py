@@ -95,7 +95,7 @@ class Cell:
         return self.folder / "memory" / f"after-{stage}"
 
 
-def run_cell(cell: Cell, scorer: Scorer, notify: Notify) -> CellState:
+def run_cell(cell: Cell, scorer: Scorer, notify: Notify) -> None:
     """Learn and score what is not done yet. Raises what training and evaluation raise.
 
     In a distributed run all processes train; the main one alone publishes, scores and writes.
@@ -116,8 +116,6 @@ def run_cell(cell: Cell, scorer: Scorer, notify: Notify) -> CellState:
         if is_main:
             _score(cell, stage, state, scorer, notify)
             _clean(cell, stage)  # last: until a score is saved, the state before this one needs the memory
-    processes(cell.config).wait_for_everyone()
-    return load_state(cell.folder, cell.order, notify)
 
 
 def _settle(cell: Cell, stage: int, learner: Learner, result: RunResult, started: float) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
 
     def _with_update(self, result: Tensor, x: Tensor, adapter: str) -> Tensor:
         """result + dy, by a fast path where one applies."""
-        if self.settings[adapter].train_projection or not fast_paths_apply(x):
+        if not self._has_fast_path(x, adapter):
             return result + self.update(x, adapter).to(result.dtype)
         found = routed(self, adapter, x)
         self._note(adapter, _unflatten(found.mask, x), _unflatten(found.modulation, x))
@@ -79,6 +79,10 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
             compute=compute_dtype(x, B.dtype),
             in_place=self._owns(result),
         )
+
+    def _has_fast_path(self, x: Tensor, adapter: str) -> bool:
+        """Whether x can be routed with its group; a trained A is for the readable version alone."""
+        return not self.settings[adapter].train_projection and fast_paths_apply(x)
 
     def _decodes(self, x: Tensor, adapter: str) -> bool:
         """Whether `x` is a step of generation, which is short enough for every line here to count."""
@@ -103,13 +107,14 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
     def _overheard(self, result: Tensor, x: Tensor, adapter: str) -> Tensor:
         """result + dy, and how loud dy was kept for `take_silence_loss`."""
         keep = self.context.keep(x.shape[:-1], self.from_encoder)
-        settings, B = self.settings[adapter], self.neurolora_B[adapter]
-        if settings.train_projection or not fast_paths_apply(x):
+        if not self._has_fast_path(x, adapter):
             dy = self.update(x, adapter)
             self.loudness[adapter] = loudness(dy, result, keep)
             return result + dy.to(result.dtype)
         found = routed(self, adapter, x)
-        self.loudness[adapter] = routed_loudness(found.selected, B, settings.scaling, result, keep)
+        self.loudness[adapter] = routed_loudness(
+            found.selected, self.neurolora_B[adapter], self.settings[adapter].scaling, result, keep
+        )
         return self._with_routed(result, found, x, adapter)
 
     def update(self, x: Tensor, adapter: str) -> Tensor:
