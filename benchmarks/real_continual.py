@@ -26,11 +26,11 @@ from merging_table import interval
 from real_merging import METHODS, adapter_config, quiet_loss
 from real_tasks import (
     TASKS,
-    TEST_ROWS,
     TRAIN_ROWS,
     Classifier,
     Rows,
     accuracy,
+    add_arguments,
     base,
     fit,
     load,
@@ -259,13 +259,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", choices=("run", "table"))
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--data", help="folder with QQP/, amazon/ and dbpedia/")
-    parser.add_argument("--model", help="folder of the encoder, with model.safetensors")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    add_arguments(parser)
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=list(ORDERS))
     parser.add_argument("--strategies", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--rows", type=int, default=TEST_ROWS, help="test rows of each task")
     arguments = parser.parse_args()
     if arguments.stage == "table":
         print_table(arguments.folder)

@@ -31,10 +31,10 @@ from real_tasks import (
     RANK,
     TARGETS,
     TASKS,
-    TEST_ROWS,
     TRAIN_ROWS,
     Classifier,
     accuracy,
+    add_arguments,
     base,
     fit,
     load,
@@ -221,12 +221,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", choices=("run", "table"))
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--data", help="folder with QQP/, amazon/ and dbpedia/")
-    parser.add_argument("--model", help="folder of the encoder, with model.safetensors")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    add_arguments(parser)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--rows", type=int, default=TEST_ROWS, help="test rows of each task")
     arguments = parser.parse_args()
     if arguments.stage == "run":
         run(arguments)

@@ -7,6 +7,7 @@ head. A seed sets the order of the rows, dropout and all starts; the rows are th
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Callable
@@ -27,6 +28,15 @@ WARMUP, WEIGHT_DECAY, MOST_NORM = 0.03, 0.01, 1.0
 GATE_SHARE = 0.25  # the gate's rate, as a part of B's
 
 Extra = Callable[[int], Tensor]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every benchmark on these tasks is told."""
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", help="folder with QQP/, amazon/ and dbpedia/")
+    parser.add_argument("--model", help="folder of the encoder, with model.safetensors")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--rows", type=int, default=TEST_ROWS, help="test rows of each task")
 
 
 # --- data -------------------------------------------------------------------------------------------------
