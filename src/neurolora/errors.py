@@ -6,6 +6,8 @@ Every kind is also a standard-library error, so `except ValueError` keeps workin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class NeuroLoraError(Exception):
     """Base of all errors raised on purpose by this package."""
@@ -46,3 +48,9 @@ class OutputError(NeuroLoraError, OSError):
 def explain(asked: str, found: str, do: str) -> str:
     """One message in the house's order: what was asked, what was found, what to do."""
     return f"{asked}: {found}. {do}"
+
+
+def itemised(problems: Sequence[str]) -> str:
+    """`2 problems` and a line for each: what was found, where there may be several."""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return count + "".join(f"\n  - {problem}" for problem in problems)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from neurolora.continual.checks import find_problems, tell
 from neurolora.continual.config import StreamConfig, label_of
-from neurolora.errors import ConfigError, explain
+from neurolora.errors import ConfigError, explain, itemised
 from neurolora.yaml_lines import read_yaml
 
 
@@ -70,6 +70,4 @@ def _rows(strategies: Any) -> Any:
 
 
 def _message(path: Path | str, problems: list[str]) -> str:
-    listed = "".join(f"\n  - {problem}" for problem in problems)
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return explain(f"reading the stream {path}", count + listed, "Correct each of them")
+    return explain(f"reading the stream {path}", itemised(problems), "Correct each of them")

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neurolora.adapter_file import LORA
-from neurolora.errors import ConfigError
+from neurolora.errors import ConfigError, itemised
 from neurolora.merging import arithmetic
 from neurolora.merging.by_tensor import Assembled, assemble_by_tensor
 from neurolora.merging.checks import HEADS
@@ -166,10 +166,7 @@ def require_sound(request: MergeRequest) -> Method:
 
 def message(asked: str, problems: Sequence[str]) -> str:
     """One message for all problems."""
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return (
-        f"{asked}: {count}" + "".join(f"\n  - {problem}" for problem in problems) + "\nCorrect each of them."
-    )
+    return f"{asked}: {itemised(problems)}\nCorrect each of them."
 
 
 def find_problems(request: MergeRequest) -> list[Problem]:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from neurolora.errors import ConfigError
+from neurolora.errors import ConfigError, itemised
 from neurolora.files import write_text
 from neurolora.training.adapter_section import AdapterSection, all_setting_names, setting_names
 from neurolora.training.names import nearest
@@ -194,8 +194,5 @@ def _say(full: str, text: str, lines: dict[str, int]) -> str:
 
 def _message(path: Path | str | None, problems: list[str]) -> str:
     asked = f"reading the training config {path}" if path is not None else "reading the training config"
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    listed = "".join(f"\n  - {problem}" for problem in problems)
-    return (
-        f"{asked}: {count}{listed}\nCorrect the file or the flags; `neurolora train --keys` lists all keys."
-    )
+    do = "Correct the file or the flags; `neurolora train --keys` lists all keys."
+    return f"{asked}: {itemised(problems)}\n{do}"
