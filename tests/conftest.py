@@ -47,6 +47,12 @@ def stored() -> ModuleType:
     return _beside("stored_adapters")
 
 
+@pytest.fixture(scope="session")
+def local_hub() -> ModuleType:
+    """`tests/local_hub.py`: a hub on this machine that serves folders."""
+    return _beside("local_hub")
+
+
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No network, and one thread, whatever a test before has set."""

@@ -36,8 +36,17 @@ GATE = "neurolora_gate_"
 GATE_PARTS = {"token": ("W1", "W2", "gamma", "beta"), "static": ("gamma",), "none": ()}
 #: peft_type -> alpha where a config does not say it.
 DEFAULT_ALPHA = {ROUTED: 16, LORA: 8}
+_CACHED = "models--"  # how huggingface_hub calls a cached repository's folder; `--` for `/`
 _PREFIX = re.compile(r"^base_model\.model\.")
 _PART = re.compile(r"^(?:(?P<module>.*)\.)?(?P<part>(?:neurolora|lora)_\w+)(?:\.(?:weight|default))?$")
+
+
+def known_as(folder: Path | str) -> str:
+    """What others can call this folder: `owner/name` for one in the hub's cache, else the path as given."""
+    parts = Path(folder).parts
+    if len(parts) > 2 and parts[-2] == "snapshots" and parts[-3].startswith(_CACHED):
+        return parts[-3].removeprefix(_CACHED).replace("--", "/")
+    return str(folder)
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:

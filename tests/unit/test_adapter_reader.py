@@ -2,10 +2,12 @@
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 import torch
 
+from neurolora.adapter_file import known_as
 from neurolora.adapter_reader import AdapterReader
 from neurolora.errors import AdapterError
 
@@ -144,3 +146,17 @@ def test_a_pickle_is_never_opened(folder, weights):
     (folder / "adapter_model.bin").write_bytes(b"anything")
     with pytest.raises(AdapterError, match="a pickle, is there"):
         AdapterReader(folder)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("/cache/hub/models--some--a/snapshots/" + "c" * 40, "some/a"),
+        ("/cache/hub/models--gpt2/snapshots/" + "c" * 40, "gpt2"),
+        ("/cache/hub/models--some--a/refs/main", "/cache/hub/models--some--a/refs/main"),
+        ("runs/a", "runs/a"),
+        (Path("/runs/snapshots/a"), "/runs/snapshots/a"),
+    ],
+)
+def test_a_folder_in_the_hubs_cache_is_known_by_its_name_there(folder, name):
+    assert known_as(folder) == name

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neurolora.adapter_file import CONFIG, WEIGHTS
+from neurolora.adapter_file import CONFIG, WEIGHTS, known_as
 from neurolora.adapter_reader import AdapterReader
 from neurolora.errors import OutputError, explain
 from neurolora.files import atomic_folder, refuse_full_folder, restore_folder, write_json, write_text
@@ -41,7 +41,7 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class ParentFacts:
-    """One parent: where it lies, its share, the digest of its tensor file, what its A and base were."""
+    """One parent: its folder or hub name, its share, the digest of its tensor file, its A and base."""
 
     path: str
     weight: float
@@ -205,7 +205,7 @@ def _parent_facts(job: Job) -> tuple[ParentFacts, ...]:
     shares = zip(job.sources, job.numbers.weights, job.numbers.densities, strict=True)
     return tuple(
         ParentFacts(
-            path=str(source.folder),
+            path=known_as(source.folder),
             weight=weight,
             density=density,
             sha256=fingerprint_file(source.path),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from neurolora.adapter_file import known_as
 from neurolora.errors import ConfigError, explain
 
 
@@ -62,7 +63,7 @@ class MergeRequest:
 
 def _model(parent: Parent) -> dict[str, Any]:
     parameters = _given({"weight": parent.weight, "density": parent.density})
-    return {"model": parent.path} | ({"parameters": parameters} if parameters else {})
+    return {"model": known_as(parent.path)} | ({"parameters": parameters} if parameters else {})
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

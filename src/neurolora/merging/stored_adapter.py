@@ -16,6 +16,7 @@ from neurolora.adapter_file import (
     FINGERPRINT,
     ROUTED,
     Keys,
+    known_as,
     method_name,
     pair_of,
     scaling_of,
@@ -127,7 +128,7 @@ def adapters_to_compare(folders: Sequence[Path | str]) -> Iterator[list[StoredAd
 
 def labels(paths: Sequence[Path]) -> list[str]:
     """The shortest ending of each path that tells them all apart; the same path twice gets numbers."""
-    whole = [path.expanduser().resolve() for path in paths]
+    whole = [Path(known_as(path.expanduser().resolve())) for path in paths]
     longest = max(len(path.parts) for path in whole)
     for count in range(1, longest + 1):
         short = ["/".join(path.parts[-count:]) for path in whole]
