@@ -1,0 +1,185 @@
+"""The Fly Model and Fly-CL as one scikit-learn classifier that learns class after class and stores no sample.
+
+Room: fly. Holds state; the expansion is in `expansion.py`, what is learned in `readouts.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets, unique_labels
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from neurolora.errors import ConfigError, explain
+from neurolora.fly.expansion import Array, codes
+from neurolora.fly.projection import FLOATS, draw
+from neurolora.fly.readouts import READOUTS, Readout, onto_simplex
+from neurolora.fly.settings import (
+    CODING_LEVEL,
+    FAN_IN,
+    N_COMPONENTS,
+    positive,
+    resolve_expansion,
+)
+
+
+class FlyClassifier(ClassifierMixin, BaseEstimator):
+    """Kenyon-cell codes of features, and a read-out that is a sum over samples.
+
+    phi(x) as in `FlyProjection`; then `readout="ridge"` (Fly-CL): G += phi' phi, Q += phi' Y over all that
+    `partial_fit` is given, and W_o = (G + alpha I)^-1 Q; or `readout="associative"` (the Fly Model). Any
+    split of a stream and, but for `decay`, any order of it give the same sums (to rounding), so nothing is
+    forgotten. Classes may be new at any time. Memory: W, M^2 + M C float64 (ridge) and a block of
+    `block_size` codes.
+
+    alpha: the ridge penalty, or "gcv" for the best of `alphas` by generalised cross-validation (one Cholesky
+    decomposition and one triangular inverse, 2 M^3 / 3 operations, for each); alphas None: nine penalties on
+    the scale of G. learning_rate, decay: of the associative rule. The others: see `FlyProjection`.
+
+    Features far from zero mean make the same cells win for every sample: centre them first, above all for the
+    associative read-out. `fit` solves at once; after `partial_fit` the next prediction does, and may not run in two threads.
+
+    Attributes: `classes_` sorted, `components_` W (M, d) sparse, `coef_` (C, M), `alpha_`, `gcv_scores_`
+    (penalty to score, "gcv" only), `n_samples_seen_`, `n_features_in_`, `feature_names_in_`.
+    Raises ConfigError (a ValueError) for settings, DataError (a ValueError) where G + alpha I is singular,
+    ValueError as scikit-learn does for data. Source: arXiv 2510.16877, 2502.01427.
+    """
+
+    def __init__(
+        self,
+        n_components: int = N_COMPONENTS,
+        *,
+        fan_in: float = FAN_IN,
+        coding_level: float = CODING_LEVEL,
+        readout: str = "ridge",
+        alpha: float | str = "gcv",
+        alphas: Sequence[float] | None = None,
+        learning_rate: float = 0.01,
+        decay: float = 0.0,
+        block_size: int = 512,
+        random_state: Any = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.fan_in = fan_in
+        self.coding_level = coding_level
+        self.readout = readout
+        self.alpha = alpha
+        self.alphas = alphas
+        self.learning_rate = learning_rate
+        self.decay = decay
+        self.block_size = block_size
+        self.random_state = random_state
+
+    # --- learning
+
+    def fit(self, X: Any, y: Any) -> FlyClassifier:
+        """Forget everything, and learn X (n, d) with labels y (n,)."""
+        self._learn(X, y, None, first=True)
+        self._solve()
+        return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> FlyClassifier:
+        """Learn more rows, with classes known or new. classes: labels to make room for, none needed."""
+        return self._learn(X, y, classes, first=not hasattr(self, "_readout"))
+
+    def _learn(self, X: Any, y: Any, classes: Any, *, first: bool) -> FlyClassifier:
+        check_settings(self)
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=FLOATS, reset=first)
+        check_classification_targets(y)
+        plan = resolve_expansion(self, X.shape[1])
+        known = [] if first else [self.classes_]
+        declared = [] if classes is None else [np.asarray(classes)]
+        labels = unique_labels(*known, *declared, y)
+        if first:
+            self.components_ = draw(self, plan, X.shape[1])
+            self._readout: Readout = READOUTS[self.readout](plan.cells, self)
+        old = np.zeros(len(labels), dtype=bool) if first else np.isin(labels, self.classes_)
+        self._readout.insert(np.flatnonzero(~old))
+        self.classes_: Array = labels
+        self.__dict__.pop("coef_", None)
+        columns = np.searchsorted(self.classes_, y)
+        for place, code in codes(X, self.components_, plan.keep, plan.block):
+            self._readout.learn(code, columns[place])
+        self.n_samples_seen_ = self._readout.count
+        return self
+
+    def _solve(self) -> None:
+        """Make `coef_` again if something was learned since."""
+        if "coef_" not in self.__dict__:
+            self.coef_ = np.ascontiguousarray(self._readout.weights().T)
+            for name, value in self._readout.report().items():
+                setattr(self, f"{name}_", value)
+
+    # --- predicting
+
+    def predict(self, X: Any) -> Array:
+        """The class of the largest score for each row of X; of equal scores the first class."""
+        best = self._scores(X).argmax(axis=1)
+        return np.asarray(self.classes_[best])
+
+    def decision_function(self, X: Any) -> Array:
+        """phi(X) W_o (n, C), of the associative read-out each class's share of it.
+
+        For two classes the second's score minus the first's (n,).
+        """
+        scores = self._scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities (n, C): the scores brought to the nearest probability vector; not calibrated."""
+        return onto_simplex(self._scores(X))
+
+    def _scores(self, X: Any) -> Array:
+        check_is_fitted(self, "classes_")
+        X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
+        plan = resolve_expansion(self, X.shape[1])
+        self._solve()
+        weights = self.coef_.T
+        scores = np.empty((X.shape[0], weights.shape[1]))
+        for place, code in codes(X, self.components_, plan.keep, plan.block):
+            scores[place] = self._readout.scores(code @ weights)
+        return scores
+
+    # --- files
+
+    def save(self, path: Path | str) -> None:
+        """Write everything to one safetensors file, whole or not at all; learning can go on after `load`."""
+        from neurolora.fly.storage import save_classifier
+
+        check_is_fitted(self, "classes_")
+        save_classifier(self, Path(path))
+
+    @classmethod
+    def load(cls, path: Path | str) -> FlyClassifier:
+        """Read what `save` wrote. Raises DataError for a file that is damaged or something else."""
+        from neurolora.fly.storage import load_classifier
+
+        return load_classifier(cls, Path(path))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def check_settings(one: FlyClassifier) -> None:
+    """Raises ConfigError for a read-out that there is not, or a number that cannot be."""
+    if one.readout not in READOUTS:
+        do = f"Give one of {', '.join(READOUTS)}"
+        raise ConfigError(explain(f"FlyClassifier(readout={one.readout!r})", "there is no such read-out", do))
+    name = "FlyClassifier"
+    if one.alpha != "gcv":
+        positive(name, "alpha", one.alpha, zero=True)
+    if one.alphas is not None and len(one.alphas) == 0:
+        raise ConfigError(
+            explain(f"{name}(alphas=[])", "there is nothing to choose from", "Give some, or None")
+        )
+    for value in one.alphas if one.alphas is not None else ():
+        positive(name, "alphas", value)
+    positive(name, "learning_rate", one.learning_rate)
+    if positive(name, "decay", one.decay, zero=True) > 1:
+        raise ConfigError(explain(f"{name}(decay={one.decay!r})", "it is above 1", "Give at most 1"))

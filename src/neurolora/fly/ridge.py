@@ -1,0 +1,127 @@
+"""Ridge regression from sums alone: G += phi' phi, Q += phi' Y, solved by Cholesky in the memory of G.
+
+Room: fly. Pure functions on arrays, but for `gram` matrices, which are changed in place as said. Of G (M, M)
+the lower triangle holds the sums; the upper one is room to work in, so that a solution takes no second
+matrix of that size. Float64 throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.linalg.blas import dsyrk
+from scipy.linalg.lapack import dpotrf, dpotrs, dtrtri
+
+from neurolora.errors import DataError, explain
+from neurolora.fly.expansion import Array
+
+#: Multiples of the mean of G's diagonal that are tried where no penalties are given.
+AUTO_GRID = tuple(10.0**power for power in range(-7, 2))
+_MIRRORED = 512  # columns that are copied at once from one triangle into the other
+
+
+class Solution(NamedTuple):
+    """W_o (M, C), its penalty, and for each penalty that was tried its GCV score (inf: not solvable)."""
+
+    weights: Array
+    alpha: float
+    scores: dict[float, float]
+
+
+def add_to_gram(gram: Array, code: sp.csr_matrix) -> None:
+    """G += phi' phi, its lower triangle, in place. gram (M, M), Fortran order; code (n, M)."""
+    dsyrk(1.0, code.toarray().T, beta=1.0, c=gram, lower=1, overwrite_c=1)
+
+
+def penalties(gram: Array, given: Sequence[float] | None) -> tuple[float, ...]:
+    """The penalties to try: those given, or `AUTO_GRID` on the scale of this G (1 where G is zero)."""
+    if given is not None:
+        return tuple(float(value) for value in given)
+    mean = float(np.diagonal(gram).mean())
+    return tuple(multiple * mean for multiple in AUTO_GRID) if mean > 0 else (1.0,)
+
+
+def solve_best(gram: Array, moments: Array, squares: float, count: int, grid: Sequence[float]) -> Solution:
+    """The solution whose penalty has the lowest generalised cross-validation score.
+
+    gram: G in its lower triangle, kept. moments: Q (M, C). squares: the sum of all entries of Y squared.
+    count: samples. The score is (RSS / n) / (1 - df / n)^2 (Golub, Heath and Wahba 1979) with, from sums
+    alone, RSS = squares - tr(W'Q) - alpha |W|^2 and df = M - alpha tr((G + alpha I)^-1).
+    Raises DataError if no penalty of the grid can be solved.
+    """
+    scores: dict[float, float] = {}
+    best: tuple[float, float, Array] | None = None
+    for alpha in grid:
+        solved = _solve(gram, moments, alpha, with_trace=True)
+        scores[alpha] = float("inf") if solved is None else _gcv(*solved, moments, squares, count, alpha)
+        if solved is not None and (best is None or scores[alpha] < best[0]):
+            best = (scores[alpha], alpha, solved[0])
+    if best is None:
+        raise _singular(grid)
+    return Solution(best[2], best[1], scores)
+
+
+def solve_for(gram: Array, moments: Array, alpha: float) -> Array:
+    """W_o = (G + alpha I)^-1 Q (M, C). Raises DataError where that matrix is singular."""
+    solved = _solve(gram, moments, alpha, with_trace=False)
+    if solved is None:
+        raise _singular([alpha])
+    return solved[0]
+
+
+def _solve(gram: Array, moments: Array, alpha: float, with_trace: bool) -> tuple[Array, float] | None:
+    """W_o, and tr((G + alpha I)^-1) if asked for; None where Cholesky's decomposition breaks down."""
+    diagonal = np.diagonal(gram).copy()
+    _mirror(gram)
+    np.fill_diagonal(gram, diagonal + alpha)
+    try:
+        factor, failed = dpotrf(gram, lower=0, clean=0, overwrite_a=1)
+        if failed or not _is_sound(factor):
+            return None
+        weights, _ = dpotrs(factor, moments, lower=0)
+        if not np.isfinite(weights).all():
+            return None
+        if not with_trace:
+            return weights, float("nan")
+        inverse, _ = dtrtri(factor, lower=0, overwrite_c=1)
+        return weights, _upper_squares(inverse)
+    finally:
+        np.fill_diagonal(gram, diagonal)
+
+
+def _mirror(gram: Array) -> None:
+    """Copy the lower triangle into the upper one, in blocks."""
+    size = gram.shape[0]
+    for start in range(0, size, _MIRRORED):
+        stop = min(start + _MIRRORED, size)
+        corner = np.tril(gram[start:stop, start:stop])
+        gram[start:stop, start:stop] = corner + np.tril(corner, -1).T
+        gram[start:stop, stop:] = gram[stop:, start:stop].T
+
+
+def _is_sound(factor: Array) -> bool:
+    """Whether the pivots differ by less than working precision allows."""
+    pivots = np.diagonal(factor)
+    return bool(pivots.min() > np.sqrt(np.finfo(np.float64).eps) * pivots.max() * 1e-3)
+
+
+def _upper_squares(inverse: Array) -> float:
+    """tr(A^-1) = |R^-1|^2 for A = R'R, of which only the upper triangle is R^-1."""
+    return float(sum(np.square(inverse[: column + 1, column]).sum() for column in range(inverse.shape[1])))
+
+
+def _gcv(weights: Array, trace: float, moments: Array, squares: float, count: int, alpha: float) -> float:
+    freedom = 1 - (len(weights) - alpha * trace) / count
+    residual = squares - float((weights * moments).sum()) - alpha * float(np.square(weights).sum())
+    if freedom <= np.finfo(np.float64).eps * len(weights):
+        return float("inf")
+    return max(residual, 0.0) / count / freedom**2
+
+
+def _singular(grid: Sequence[float]) -> DataError:
+    tried = ", ".join(f"{alpha:g}" for alpha in grid)
+    do = "Give a larger alpha, or features that are not all equal or collinear"
+    return DataError(explain(f"ridge regression with alpha {tried}", "G + alpha I is singular", do))

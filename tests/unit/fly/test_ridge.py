@@ -1,0 +1,75 @@
+"""Ridge from sums against the textbook on the samples themselves."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from neurolora.errors import DataError
+from neurolora.fly.ridge import AUTO_GRID, add_to_gram, penalties, solve_best, solve_for
+
+
+def samples(n, cells, classes=3, seed=0):
+    random = np.random.default_rng(seed)
+    code = random.normal(size=(n, cells)) * (random.random((n, cells)) < 0.4)
+    labels = random.integers(0, classes, size=n)
+    return code, np.eye(classes)[labels]
+
+
+def sums(code, Y):
+    gram = np.zeros((code.shape[1],) * 2, order="F")
+    add_to_gram(gram, sp.csr_matrix(code))
+    return gram, code.T @ Y
+
+
+def gcv_by_the_hat_matrix(code, Y, alpha):
+    """Golub, Heath and Wahba's score from the definition: H maps Y to its fitted values."""
+    n, cells = code.shape
+    hat = code @ np.linalg.inv(code.T @ code + alpha * np.eye(cells)) @ code.T
+    residual = Y - hat @ Y
+    return np.square(residual).sum() / n / (1 - np.trace(hat) / n) ** 2
+
+
+@pytest.mark.parametrize("cells", [7, 600])  # one block of a triangle's copy, and more than one
+def test_the_solution_is_that_of_the_normal_equations_and_the_sums_are_kept(cells):
+    code, Y = samples(80, cells)
+    gram, moments = sums(code, Y)
+    kept = np.tril(gram).copy()
+    np.testing.assert_allclose(kept, np.tril(code.T @ code), rtol=1e-12, atol=1e-12)
+    for alpha in (0.3, 5.0):
+        expected = np.linalg.solve(code.T @ code + alpha * np.eye(cells), code.T @ Y)
+        np.testing.assert_allclose(solve_for(gram, moments, alpha), expected, rtol=1e-8, atol=1e-10)
+        np.testing.assert_array_equal(np.tril(gram), kept)
+
+
+@pytest.mark.parametrize(("n", "cells"), [(120, 20), (30, 45)])
+def test_the_score_from_sums_is_the_score_from_the_hat_matrix(n, cells):
+    code, Y = samples(n, cells)
+    gram, moments = sums(code, Y)
+    grid = [0.01, 0.5, 3.0, 40.0, 500.0]
+    found = solve_best(gram, moments, float(n), n, grid)
+    expected = {alpha: gcv_by_the_hat_matrix(code, Y, alpha) for alpha in grid}
+    for alpha in grid:
+        assert found.scores[alpha] == pytest.approx(expected[alpha], rel=1e-7)
+    assert found.alpha == min(expected, key=expected.__getitem__)
+    np.testing.assert_array_equal(found.weights, solve_for(gram, moments, found.alpha))
+
+
+def test_a_singular_matrix_is_refused_and_left_out_of_a_grid():
+    code, Y = samples(5, 9)
+    gram, moments = sums(code, Y)
+    with pytest.raises(DataError, match=r"alpha 0: G \+ alpha I is singular.*larger alpha"):
+        solve_for(gram, moments, 0.0)
+    found = solve_best(gram, moments, 5.0, 5, [0.0, 1.0])
+    assert found.alpha == 1.0
+    assert found.scores[0.0] == float("inf")
+    with pytest.raises(DataError, match="singular"):
+        solve_best(gram, moments, 5.0, 5, [0.0])
+
+
+def test_penalties_follow_the_scale_of_the_sums():
+    code, Y = samples(40, 8)
+    small, large = sums(code, Y)[0], sums(1000 * code, Y)[0]
+    np.testing.assert_allclose(np.array(penalties(large, None)) / penalties(small, None), 1e6)
+    assert len(penalties(small, None)) == len(AUTO_GRID)
+    assert penalties(small, [3, 4]) == (3.0, 4.0)
+    assert penalties(np.zeros((3, 3)), None) == (1.0,)
