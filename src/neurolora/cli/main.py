@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -33,12 +33,17 @@ from neurolora.errors import (
 
 PROGRAM = "neurolora"
 FAILED = 1
+#: How help is read: rich's own markup would take `[default: 1]` for a style and drop it.
+MARKUP: Literal["markdown"] = "markdown"
 INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
 class CommandRow:
-    """One command: its name, the file and function that hold it, and its line in the help."""
+    """One command: its name, the file and function that hold it, and its line in the help.
+
+    In place of a function the file may hold a dict of them: the command's own commands by name.
+    """
 
     name: str
     module: str
@@ -58,6 +63,7 @@ COMMANDS = (
         "continual_command",
         "Learn task after task, and measure what is kept.",
     ),
+    CommandRow("fly", "neurolora.cli.fly", "FLY_COMMANDS", "Learn class after class on frozen features."),
     CommandRow("bench", "neurolora.cli.bench", "bench_command", "Measure speed and memory beside LoRA."),
     CommandRow("demo", "neurolora.cli.demo", "demo_command", "Run the main job on the embedded default."),
 )
@@ -107,16 +113,23 @@ class LazyGroup(TyperGroup):
 
 
 def load_command(row: CommandRow) -> Any:
-    """Import the command's file and make a click command of its function."""
+    """Import the command's file and make a click command of its function, or a group of its functions."""
     module = importlib.import_module(row.module)
     settings = CONTEXT_SETTINGS | getattr(module, "CONTEXT_SETTINGS", {})
-    single = typer.Typer(add_completion=False)
-    single.command(name=row.name, context_settings=settings)(getattr(module, row.function))
+    found = getattr(module, row.function)
+    options: dict[str, Any] = {"context_settings": settings, "rich_markup_mode": MARKUP}
+    if isinstance(found, dict):
+        options["no_args_is_help"] = True
+    several = found if isinstance(found, dict) else {row.name: found}
+    single = typer.Typer(name=row.name, help=row.summary, add_completion=False, **options)
+    for name, function in several.items():
+        single.command(name=name, context_settings=settings)(function)
     return typer.main.get_command(single)
 
 
 app = typer.Typer(
     cls=LazyGroup,
+    rich_markup_mode=MARKUP,
     no_args_is_help=True,
     context_settings=CONTEXT_SETTINGS,
     epilog=EPILOG,

@@ -40,8 +40,9 @@ class FlyClassifier(ClassifierMixin, BaseEstimator):
     decomposition and one triangular inverse, 2 M^3 / 3 operations, for each); alphas None: nine penalties on
     the scale of G. learning_rate, decay: of the associative rule. The others: see `FlyProjection`.
 
-    Features far from zero mean make the same cells win for every sample: centre them first, above all for the
-    associative read-out. `fit` solves at once; after `partial_fit` the next prediction does, and may not run in two threads.
+    Features far from zero mean make the same cells win for every sample: centre them first, above all for
+    the associative read-out. `fit` solves at once; after `partial_fit` the next prediction does, and may not
+    run in two threads.
 
     Attributes: `classes_` sorted, `components_` W (M, d) sparse, `coef_` (C, M), `alpha_`, `gcv_scores_`
     (penalty to score, "gcv" only), `n_samples_seen_`, `n_features_in_`, `feature_names_in_`.

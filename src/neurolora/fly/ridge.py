@@ -19,7 +19,9 @@ from neurolora.errors import DataError, explain
 from neurolora.fly.expansion import Array
 
 #: Multiples of the mean of G's diagonal that are tried where no penalties are given.
-AUTO_GRID = tuple(10.0**power for power in range(-7, 2))
+AUTO_GRID = tuple(10.0**power for power in range(-4, 5))
+#: Free parts of the samples, 1 - df / n, below which RSS, about their square, is lost in rounding.
+INTERPOLATED = 1e-4
 _MIRRORED = 512  # columns that are copied at once from one triangle into the other
 
 
@@ -49,12 +51,14 @@ def solve_best(gram: Array, moments: Array, squares: float, count: int, grid: Se
 
     gram: G in its lower triangle, kept. moments: Q (M, C). squares: the sum of all entries of Y squared.
     count: samples. The score is (RSS / n) / (1 - df / n)^2 (Golub, Heath and Wahba 1979) with, from sums
-    alone, RSS = squares - tr(W'Q) - alpha |W|^2 and df = M - alpha tr((G + alpha I)^-1).
+    alone, RSS = squares - tr(W'Q) - alpha |W|^2 and df = M - alpha tr((G + alpha I)^-1). A penalty so small
+    that the samples are all but interpolated (df within `INTERPOLATED` of n, as happens with fewer samples
+    than cells) has no score: there RSS is the difference of equal numbers. If none has, the largest is taken.
     Raises DataError if no penalty of the grid can be solved.
     """
     scores: dict[float, float] = {}
     best: tuple[float, float, Array] | None = None
-    for alpha in grid:
+    for alpha in sorted(grid, reverse=True):  # of equal scores the larger penalty
         solved = _solve(gram, moments, alpha, with_trace=True)
         scores[alpha] = float("inf") if solved is None else _gcv(*solved, moments, squares, count, alpha)
         if solved is not None and (best is None or scores[alpha] < best[0]):
@@ -115,9 +119,9 @@ def _upper_squares(inverse: Array) -> float:
 
 def _gcv(weights: Array, trace: float, moments: Array, squares: float, count: int, alpha: float) -> float:
     freedom = 1 - (len(weights) - alpha * trace) / count
-    residual = squares - float((weights * moments).sum()) - alpha * float(np.square(weights).sum())
-    if freedom <= np.finfo(np.float64).eps * len(weights):
+    if freedom < INTERPOLATED:
         return float("inf")
+    residual = squares - float((weights * moments).sum()) - alpha * float(np.square(weights).sum())
     return max(residual, 0.0) / count / freedom**2
 
 

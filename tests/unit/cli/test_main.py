@@ -250,3 +250,17 @@ def test_a_reader_that_goes_away_is_no_traceback(fake, what):
 
 def test_our_own_errors_say_everything_themselves():
     assert describe(errors.DataError("all")) == "error: all"
+
+
+def test_help_keeps_what_stands_in_brackets(capsys):
+    assert main(["merge", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "[default: the first adapter's]" in shown
+
+
+def test_a_command_may_have_commands_of_its_own(capsys):
+    assert main(["fly"]) in (0, 2)
+    assert "train" in capsys.readouterr().out
+    assert main(["fly", "train"]) == 2
+    assert "--data" in capsys.readouterr().err
+    assert main(["fly", "swim"]) == 2

@@ -73,3 +73,20 @@ def test_penalties_follow_the_scale_of_the_sums():
     assert len(penalties(small, None)) == len(AUTO_GRID)
     assert penalties(small, [3, 4]) == (3.0, 4.0)
     assert penalties(np.zeros((3, 3)), None) == (1.0,)
+
+
+def test_a_penalty_that_all_but_interpolates_is_never_the_best():
+    """With fewer samples than cells GCV at a tiny penalty is rounding over rounding, and often near zero."""
+    code, _ = samples(160, 200)
+    Y = np.eye(4)[np.random.default_rng(9).integers(0, 4, size=160)]  # labels of chance
+    gram, moments = sums(code, Y)
+    grid = [*penalties(gram, None), 1e-3]
+    found = solve_best(gram, moments, 160.0, 160, grid)
+    assert found.scores[1e-3] == float("inf")
+    measured = {alpha: score for alpha, score in found.scores.items() if np.isfinite(score)}
+    assert len(measured) >= 7
+    for alpha, score in measured.items():
+        assert score == pytest.approx(gcv_by_the_hat_matrix(code, Y, alpha), rel=1e-3)
+    assert found.alpha == min(measured, key=measured.__getitem__)
+    tiny = solve_best(gram, moments, 160.0, 160, [1e-7, 1e-6])
+    assert tiny.alpha == 1e-6

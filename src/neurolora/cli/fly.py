@@ -1,0 +1,242 @@
+"""`neurolora fly train|eval`: class after class on frozen features, without forgetting.
+
+Room: cli. It reads options and prints; the work is done in `neurolora.fly`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neurolora.cli.console import messages, print_json, results
+from neurolora.errors import ConfigError, explain
+
+if TYPE_CHECKING:
+    from neurolora.fly.backbone import BackboneSettings
+    from neurolora.fly.data import LabelledSource
+    from neurolora.fly.stream import StreamResult
+
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="Labelled texts (file, folder or hub name), or with --images a folder of SPLIT/CLASS/*.png.",
+    ),
+]
+OtherData = Annotated[str | None, typer.Option("--data", help="Other data than the run's own.")]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder to write.")]
+BackboneName = Annotated[
+    str | None, typer.Option("--backbone", help="Folder or hub name of an encoder, frozen.")
+]
+Images = Annotated[bool, typer.Option("--images", help="The items are images, not texts.")]
+Pooling = Annotated[
+    str | None, typer.Option("--pooling", help="mean (texts), cls (images) or pooler.", show_default=False)
+]
+MaxLength = Annotated[int, typer.Option("--max-length", help="Tokens of a text; longer ones are cut.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Items a forward pass of the backbone.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, ... [default: a GPU if there is one]")
+]
+Column = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="FIELD=NAME", help="Other column names: sentence=text, label=category."),
+]
+Limit = Annotated[int | None, typer.Option("--limit", help="At most so many rows of each split.")]
+Validation = Annotated[float, typer.Option("--test-fraction", help="Held out where there is no test split.")]
+PerStep = Annotated[
+    int | None, typer.Option("--classes-per-step", help="New classes a step. [default: all at once]")
+]
+ClassSeed = Annotated[
+    int | None, typer.Option("--class-seed", help="Shuffles the classes. [default: by name]")
+]
+Cells = Annotated[int, typer.Option("--n-components", help="Kenyon cells; memory grows with their square.")]
+FanIn = Annotated[float, typer.Option("--fan-in", help="Share of the features that a cell reads.")]
+Level = Annotated[float, typer.Option("--coding-level", help="Share of the cells that win.")]
+ReadoutName = Annotated[str, typer.Option("--readout", help="ridge (Fly-CL) or associative (Fly Model).")]
+Alpha = Annotated[str, typer.Option("--alpha", help="The ridge penalty, or gcv to choose it.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the random expansion.")]
+StartFrom = Annotated[
+    Path | None,
+    typer.Option("--start-from", metavar="RUN", help="Go on learning from an earlier run's folder."),
+]
+Cache = Annotated[
+    Path | None, typer.Option("--cache-dir", help="Where features are kept. [default: the user's cache]")
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write features on disk.")]
+Split = Annotated[str, typer.Option("--split", help="train, validation or test.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fly train` has written.")]
+
+
+def train_command(
+    data: Data,
+    output: Output,
+    backbone: BackboneName = None,
+    images: Images = False,
+    pooling: Pooling = None,
+    max_length: MaxLength = 128,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    column: Column = None,
+    limit: Limit = None,
+    test_fraction: Validation = 0.0,
+    classes_per_step: PerStep = None,
+    class_seed: ClassSeed = None,
+    n_components: Cells = 10_000,
+    fan_in: FanIn = 0.39,
+    coding_level: Level = 0.3,
+    readout: ReadoutName = "ridge",
+    alpha: Alpha = "gcv",
+    seed: Seed = 0,
+    start_from: StartFrom = None,
+    cache_dir: Cache = None,
+    no_cache: NoCache = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Learn classes step by step on a frozen encoder's features, and score all seen classes after each.
+
+    Nothing of earlier steps is stored or forgotten: the classifier keeps sums. New classes may come at any
+    time, also later: --start-from. Features are computed once and kept on disk.
+
+    Example: `neurolora fly train --backbone sentence-transformers/all-MiniLM-L6-v2 --data ag_news
+    --column sentence=text --classes-per-step 1 -o runs/fly`.
+    """
+    from neurolora.fly.run import FlyRun, train_fly
+
+    kind = "image" if images else "text"
+    settings = {"kind": kind, "pooling": pooling, "max_length": max_length, "batch_size": batch_size}
+    run = FlyRun(
+        data=_source(data, kind, column, limit=limit, seed=seed, test_fraction=test_fraction),
+        backbone=_backbone(backbone, start_from, settings | {"device": device}),
+        classifier={
+            "n_components": n_components, "fan_in": fan_in, "coding_level": coding_level, "readout": readout,
+            "alpha": _alpha(alpha), "random_state": seed,
+        },
+        classes_per_step=classes_per_step,
+        class_seed=class_seed,
+        start_from=start_from,
+        cache=_cache(cache_dir, no_cache),
+    )  # fmt: skip
+    with _bars() as progress:
+        found = train_fly(run, output, overwrite=overwrite, progress=progress)
+    if as_json:
+        print_json({"output": str(output), **found.to_dict()})
+        return
+    results().print(_stream_table(found))
+    told = f"average over steps {100 * found.average:.1f}%, last {100 * found.last:.1f}%"
+    results().print(f"{told}\nfolder  {output}", markup=False)
+
+
+def eval_command(
+    run: Run,
+    data: OtherData = None,
+    split: Split = "test",
+    column: Column = None,
+    limit: Limit = None,
+    device: Device = None,
+    cache_dir: Cache = None,
+    no_cache: NoCache = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a run's classifier on a split of its own data, or of other data with the same classes."""
+    from neurolora.fly.run import evaluate_fly, load_fly
+
+    if data is None and (column or limit):
+        do = "Give --data too, or leave them out"
+        raise ConfigError(explain("fly eval --column or --limit", "they say how other data are read", do))
+    kind = load_fly(run)[1]["kind"] if data else "text"
+    source = _source(data, kind, column, limit=limit) if data else None
+    cache = _cache(cache_dir, no_cache)
+    with _bars() as progress:
+        found = evaluate_fly(run, source, split=split, device=device, cache=cache, progress=progress)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    from neurolora.cli.tables import plain_table
+
+    rows = [(name, 100 * share) for name, share in found.classes.items()]
+    results().print(plain_table(f"{run} on {split}, in percent", ("class", "right"), rows))
+    told = f"accuracy {100 * found.accuracy:.1f} ± {100 * found.stderr:.1f}% of {found.rows} rows"
+    results().print(told, markup=False)
+
+
+#: What stands behind `neurolora fly`.
+FLY_COMMANDS = {"train": train_command, "eval": eval_command}
+
+
+def _source(data: str, kind: str, column: list[str] | None, **options: Any) -> LabelledSource:
+    from neurolora.fly.data import LabelledSource
+
+    columns = {}
+    for pair in column or []:
+        field, equals, name = pair.partition("=")
+        if not (field and equals and name):
+            raise ConfigError(explain(f"--column {pair}", "it is no pair", "Write it as sentence=text"))
+        columns[field] = name
+    return LabelledSource(data, kind=kind, columns=columns, **options)
+
+
+def _backbone(name: str | None, start_from: Path | None, settings: dict[str, Any]) -> BackboneSettings:
+    """The encoder that was named; where a run is gone on with, the one of that run."""
+    from neurolora.fly.backbone import BackboneSettings
+    from neurolora.fly.run import load_fly
+
+    if start_from is None:
+        if name is None:
+            do = "Give --backbone FOLDER_OR_NAME, or --start-from RUN"
+            raise ConfigError(explain("fly train", "no backbone is named", do))
+        return BackboneSettings(name, **settings)
+    own = BackboneSettings(**load_fly(start_from)[1] | {"device": settings["device"]})
+    if name is not None and name != own.name:
+        found = f"the run was made with {own.name}"
+        raise ConfigError(explain(f"fly train --backbone {name} --start-from", found, "Leave --backbone out"))
+    return own
+
+
+def _alpha(given: str) -> float | str:
+    try:
+        return float(given)
+    except ValueError:
+        return given
+
+
+def _cache(folder: Path | None, no_cache: bool) -> Path | None:
+    from neurolora.fly.features import default_cache
+
+    return None if no_cache else folder or default_cache()
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for each thing that goes on."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, console=messages(), transient=True) as bars:
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield tell
+
+
+def _stream_table(found: StreamResult) -> Any:
+    from neurolora.cli.tables import plain_table
+
+    rows = []
+    for step, (classes, accuracy, seconds) in enumerate(
+        zip(found.classes, found.accuracy, found.seconds, strict=True), start=1
+    ):
+        names = ", ".join(map(str, classes[:4])) + (", ..." if len(classes) > 4 else "")
+        rows.append((step, names, 100 * accuracy, seconds))
+    columns = ("step", "new classes", "right of all seen, %", "learned in, s")
+    return plain_table("Class-incremental stream", columns, rows)

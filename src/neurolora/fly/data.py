@@ -1,0 +1,78 @@
+"""Labelled items for streams: texts by the house's own readers, images from folders.
+
+Room: fly. Reads files (texts also from the hub); computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurolora.errors import DataError, explain
+from neurolora.fly.expansion import Array
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class LabelledSource:
+    """Where labelled items are. name: for texts a file, folder or hub name as in `TaskRequest`, for images a
+    folder of `SPLIT/CLASS/*.png` (or .jpg, ...). config, columns, limit, seed, validation_fraction,
+    test_fraction: of texts, as in `TaskRequest`; limit and seed serve images too.
+    """
+
+    name: str
+    kind: str = "text"
+    config: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    limit: int | None = None
+    seed: int = 0
+    validation_fraction: float = 0.0
+    test_fraction: float = 0.0
+
+
+def load_labelled(source: LabelledSource, split: str) -> tuple[list[Any], Array]:
+    """The items (texts, or paths) of a split and their classes' names (n,). Raises DataError, ConfigError."""
+    items, labels = _texts(source, split) if source.kind == "text" else _images(source, split)
+    return items, np.array(labels)
+
+
+def _texts(source: LabelledSource, split: str) -> tuple[list[str], list[str]]:
+    from neurolora.tasks import TaskRequest, load_rows
+
+    request = TaskRequest(
+        task="text",
+        dataset_name=source.name,
+        dataset_config=source.config,
+        columns=source.columns,
+        limit=source.limit,
+        seed=source.seed,
+        validation_fraction=source.validation_fraction,
+        test_fraction=source.test_fraction,
+    )
+    rows = load_rows(request, split)
+    return [row["sentence"] for row in rows], [row["labels"][row["label"]] for row in rows]
+
+
+def _images(source: LabelledSource, split: str) -> tuple[list[Path], list[str]]:
+    folder = Path(source.name).expanduser() / split
+    asked = f"reading the images of {folder}"
+    if not folder.is_dir():
+        raise DataError(explain(asked, "no such folder", "Put a folder a class into FOLDER/train and /test"))
+    found = [
+        (path, home.name)
+        for home in sorted(path for path in folder.iterdir() if path.is_dir())
+        for path in sorted(home.iterdir())
+        if path.suffix.lower() in SUFFIXES
+    ]
+    if not found:
+        do = f"Put a folder a class there, with {', '.join(sorted(SUFFIXES))} in it"
+        raise DataError(explain(asked, "there is no image in a folder of its own class", do))
+    if source.limit is not None and source.limit < len(found):
+        chosen = np.random.default_rng(source.seed).permutation(len(found))[: source.limit]
+        found = [found[place] for place in sorted(chosen)]
+    return [path for path, _ in found], [label for _, label in found]
