@@ -36,9 +36,10 @@ class FlyClassifier(ClassifierMixin, BaseEstimator):
     forgotten. Classes may be new at any time. Memory: W, M^2 + M C float64 (ridge) and a block of
     `block_size` codes.
 
-    alpha: the ridge penalty, or "gcv" for the best of `alphas` by generalised cross-validation (one Cholesky
-    decomposition and one triangular inverse, 2 M^3 / 3 operations, for each); alphas None: nine penalties on
-    the scale of G. learning_rate, decay: of the associative rule. The others: see `FlyProjection`.
+    alpha: the ridge penalty, or "gcv" for the best of `alphas` by generalised cross-validation; alphas None:
+    nine penalties on the scale of G. That takes M^2 n operations up to M / 2 samples (and M^2 / 2 numbers),
+    and 2 M^3 / 3 for each penalty above. learning_rate, decay: of the associative rule. The others: see
+    `FlyProjection`.
 
     Features far from zero mean make the same cells win for every sample: centre them first, above all for
     the associative read-out. `fit` solves at once; after `partial_fit` the next prediction does, and may not

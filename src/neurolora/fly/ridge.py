@@ -7,7 +7,8 @@ matrix of that size. Float64 throughout.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.linalg.blas import dsyrk
 from scipy.linalg.lapack import dpotrf, dpotrs, dtrtri
 
 from neurolora.errors import DataError, explain
+from neurolora.fly import low_rank
 from neurolora.fly.expansion import Array
 
 #: Multiples of the mean of G's diagonal that are tried where no penalties are given.
@@ -50,15 +52,36 @@ def solve_best(gram: Array, moments: Array, squares: float, count: int, grid: Se
     """The solution whose penalty has the lowest generalised cross-validation score.
 
     gram: G in its lower triangle, kept. moments: Q (M, C). squares: the sum of all entries of Y squared.
-    count: samples. The score is (RSS / n) / (1 - df / n)^2 (Golub, Heath and Wahba 1979) with, from sums
-    alone, RSS = squares - tr(W'Q) - alpha |W|^2 and df = M - alpha tr((G + alpha I)^-1). A penalty so small
-    that the samples are all but interpolated (df within `INTERPOLATED` of n, as happens with fewer samples
-    than cells) has no score: there RSS is the difference of equal numbers. If none has, the largest is taken.
+    count: samples. The score is (RSS / n) / (1 - df / n)^2 (Golub, Heath and Wahba 1979). Up to half as many
+    samples as cells it comes from G's spectrum (`low_rank.py`, with up to M^2 / 2 numbers more), else from
+    a Cholesky decomposition for each penalty. Of equal scores the largest penalty is taken.
     Raises DataError if no penalty of the grid can be solved.
+    """
+    ordered = sorted(grid, reverse=True)
+    if 2 * count <= len(gram):
+        return _by_spectrum(gram, moments, squares, count, ordered)
+    return _by_cholesky(gram, moments, squares, count, ordered)
+
+
+def _by_spectrum(gram: Array, moments: Array, squares: float, count: int, grid: Sequence[float]) -> Solution:
+    with _room_above(gram, 0.0):
+        found = low_rank.decompose(gram, moments)
+        if found is None:
+            return Solution(np.zeros_like(moments), grid[0], dict.fromkeys(grid, squares / count))
+        scores = low_rank.scores(found, squares, count, grid)
+        alpha = min(scores, key=scores.__getitem__)
+        return Solution(low_rank.solution(found, alpha), alpha, scores)
+
+
+def _by_cholesky(gram: Array, moments: Array, squares: float, count: int, grid: Sequence[float]) -> Solution:
+    """By sums alone: RSS = squares - tr(W'Q) - alpha |W|^2 and df = M - alpha tr((G + alpha I)^-1).
+
+    A penalty so small that the samples are all but interpolated (df within `INTERPOLATED` of n) has no
+    score: there RSS is the difference of equal numbers. If none has one, the largest is taken.
     """
     scores: dict[float, float] = {}
     best: tuple[float, float, Array] | None = None
-    for alpha in sorted(grid, reverse=True):  # of equal scores the larger penalty
+    for alpha in grid:
         solved = _solve(gram, moments, alpha, with_trace=True)
         scores[alpha] = float("inf") if solved is None else _gcv(*solved, moments, squares, count, alpha)
         if solved is not None and (best is None or scores[alpha] < best[0]):
@@ -78,10 +101,7 @@ def solve_for(gram: Array, moments: Array, alpha: float) -> Array:
 
 def _solve(gram: Array, moments: Array, alpha: float, with_trace: bool) -> tuple[Array, float] | None:
     """W_o, and tr((G + alpha I)^-1) if asked for; None where Cholesky's decomposition breaks down."""
-    diagonal = np.diagonal(gram).copy()
-    _mirror(gram)
-    np.fill_diagonal(gram, diagonal + alpha)
-    try:
+    with _room_above(gram, alpha):
         factor, failed = dpotrf(gram, lower=0, clean=0, overwrite_a=1)
         if failed or not _is_sound(factor):
             return None
@@ -92,6 +112,16 @@ def _solve(gram: Array, moments: Array, alpha: float, with_trace: bool) -> tuple
             return weights, float("nan")
         inverse, _ = dtrtri(factor, lower=0, overwrite_c=1)
         return weights, _upper_squares(inverse)
+
+
+@contextlib.contextmanager
+def _room_above(gram: Array, alpha: float) -> Iterator[None]:
+    """G + alpha I in both triangles, the upper one free to be overwritten; afterwards G below, as it was."""
+    diagonal = np.diagonal(gram).copy()
+    _mirror(gram)
+    np.fill_diagonal(gram, diagonal + alpha)
+    try:
+        yield
     finally:
         np.fill_diagonal(gram, diagonal)
 

@@ -90,3 +90,30 @@ def test_a_penalty_that_all_but_interpolates_is_never_the_best():
     assert found.alpha == min(measured, key=measured.__getitem__)
     tiny = solve_best(gram, moments, 160.0, 160, [1e-7, 1e-6])
     assert tiny.alpha == 1e-6
+
+
+@pytest.mark.parametrize(("n", "cells", "twice"), [(20, 50, False), (30, 300, True), (3, 600, False)])
+def test_few_samples_of_many_cells_go_another_way_to_the_same_end(n, cells, twice):
+    code, Y = samples(n, cells)
+    if twice:  # a rank below the number of samples
+        code, Y = np.concatenate([code, code]), np.concatenate([Y, Y[::-1]])
+    count = len(code)
+    gram, moments = sums(code, Y)
+    kept = np.tril(gram).copy()
+    grid = [1e-6, 0.01, 1.0, 30.0]
+    found = solve_best(gram, moments, float(count), count, grid)
+    np.testing.assert_array_equal(np.tril(gram), kept)
+    for alpha in grid[1:]:
+        assert found.scores[alpha] == pytest.approx(gcv_by_the_hat_matrix(code, Y, alpha), rel=1e-6)
+    assert found.alpha == min(found.scores, key=found.scores.__getitem__)
+    for alpha in grid:
+        alone = solve_best(gram, moments, float(count), count, [alpha]).weights
+        dual = code.T @ np.linalg.solve(code @ code.T + alpha * np.eye(count), Y)
+        np.testing.assert_allclose(alone, dual, rtol=1e-4, atol=1e-6)
+
+
+def test_few_samples_of_nothing_are_no_reason_to_fail():
+    gram, moments = sums(np.zeros((2, 9)), np.eye(2))
+    found = solve_best(gram, moments, 2.0, 2, [1.0])
+    assert not found.weights.any()
+    assert found.scores == {1.0: 1.0}
