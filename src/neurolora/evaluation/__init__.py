@@ -1,7 +1,8 @@
 """Scores of models and adapters: lm-eval on the unmerged model, likelihoods, losses, decoding, loading.
 
 Room: evaluation. Training, studies and the commands call it. Importing it imports neither lm-eval nor
-transformers; each name below is loaded when it is first used.
+transformers; each name below is loaded when it is first used. Accuracy without labels is the room
+`neurolora.estimation`, whose names are here too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,25 @@ from typing import TYPE_CHECKING
 from neurolora.lazy import lazy_attributes
 
 if TYPE_CHECKING:
+    from neurolora.estimation import (
+        MEASURES,
+        PERTURBATIONS,
+        AccuracyEstimator,
+        Agreement,
+        Estimate,
+        Measure,
+        Perturbation,
+        atc_threshold,
+        confidences,
+        correlations,
+        energies,
+        entropies,
+        frechet_distance,
+        measure_set,
+        meta_distribution_energy,
+        perturb_rows,
+        perturb_text,
+    )
     from neurolora.evaluation.classification import ClassificationAccuracy, classification_accuracy
     from neurolora.evaluation.decoding import Completion, DecodingSettings, generate_completions
     from neurolora.evaluation.harness import evaluate
@@ -25,43 +45,77 @@ if TYPE_CHECKING:
         label_likelihood_accuracy,
     )
 
-# Public name -> the file of this room that holds it.
+# Public name -> the file of this room that holds it, or the room below.
 _HOMES = {
+    "AccuracyEstimator": "neurolora.estimation",
+    "Agreement": "neurolora.estimation",
     "ClassificationAccuracy": "classification",
     "Completion": "decoding",
     "DecodingSettings": "decoding",
+    "Estimate": "neurolora.estimation",
     "EvaluationResult": "results",
     "LikelihoodAccuracy": "scores",
     "Loaded": "loading",
+    "MEASURES": "neurolora.estimation",
+    "Measure": "neurolora.estimation",
+    "PERTURBATIONS": "neurolora.estimation",
+    "Perturbation": "neurolora.estimation",
     "TokenLoss": "scores",
     "TokenPair": "likelihood",
     "answer_token_loss": "scores",
+    "atc_threshold": "neurolora.estimation",
     "classification_accuracy": "classification",
+    "confidences": "neurolora.estimation",
+    "correlations": "neurolora.estimation",
     "describe_model": "loading",
+    "energies": "neurolora.estimation",
+    "entropies": "neurolora.estimation",
     "evaluate": "harness",
+    "frechet_distance": "neurolora.estimation",
     "generate_completions": "decoding",
     "label_likelihood_accuracy": "scores",
     "load_for_inference": "loading",
+    "measure_set": "neurolora.estimation",
+    "meta_distribution_energy": "neurolora.estimation",
+    "perturb_rows": "neurolora.estimation",
+    "perturb_text": "neurolora.estimation",
     "render_prompts": "prompts",
     "score_continuations": "likelihood",
 }
 
 __all__ = [
+    "MEASURES",
+    "PERTURBATIONS",
+    "AccuracyEstimator",
+    "Agreement",
     "ClassificationAccuracy",
     "Completion",
     "DecodingSettings",
+    "Estimate",
     "EvaluationResult",
     "LikelihoodAccuracy",
     "Loaded",
+    "Measure",
+    "Perturbation",
     "TokenLoss",
     "TokenPair",
     "answer_token_loss",
+    "atc_threshold",
     "classification_accuracy",
+    "confidences",
+    "correlations",
     "describe_model",
+    "energies",
+    "entropies",
     "evaluate",
+    "frechet_distance",
     "generate_completions",
     "label_likelihood_accuracy",
     "load_for_inference",
+    "measure_set",
+    "meta_distribution_energy",
+    "perturb_rows",
+    "perturb_text",
     "render_prompts",
     "score_continuations",
 ]

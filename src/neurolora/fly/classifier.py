@@ -14,17 +14,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from neurolora.checks import positive
 from neurolora.errors import ConfigError, explain
 from neurolora.fly.expansion import Array, codes
 from neurolora.fly.projection import FLOATS, draw
 from neurolora.fly.readouts import READOUTS, Readout, onto_simplex
-from neurolora.fly.settings import (
-    CODING_LEVEL,
-    FAN_IN,
-    N_COMPONENTS,
-    positive,
-    resolve_expansion,
-)
+from neurolora.fly.settings import CODING_LEVEL, FAN_IN, N_COMPONENTS, resolve_expansion
 
 
 class FlyClassifier(ClassifierMixin, BaseEstimator):
@@ -175,13 +170,13 @@ def check_settings(one: FlyClassifier) -> None:
         raise ConfigError(explain(f"FlyClassifier(readout={one.readout!r})", "there is no such read-out", do))
     name = "FlyClassifier"
     if one.alpha != "gcv":
-        positive(name, "alpha", one.alpha, zero=True)
+        positive(one.alpha, f"{name}.alpha", zero=True)
     if one.alphas is not None and len(one.alphas) == 0:
         raise ConfigError(
             explain(f"{name}(alphas=[])", "there is nothing to choose from", "Give some, or None")
         )
     for value in one.alphas if one.alphas is not None else ():
-        positive(name, "alphas", value)
-    positive(name, "learning_rate", one.learning_rate)
-    if positive(name, "decay", one.decay, zero=True) > 1:
+        positive(value, f"{name}.alphas")
+    positive(one.learning_rate, f"{name}.learning_rate")
+    if positive(one.decay, f"{name}.decay", zero=True) > 1:
         raise ConfigError(explain(f"{name}(decay={one.decay!r})", "it is above 1", "Give at most 1"))

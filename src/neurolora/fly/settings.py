@@ -8,8 +8,7 @@ from __future__ import annotations
 import numbers
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from neurolora.checks import is_number, whole
 from neurolora.errors import ConfigError, explain
 
 #: The published setting, 300 of a ViT-B/16's 768 features, as a fraction that fits any backbone.
@@ -28,42 +27,21 @@ class Expansion(NamedTuple):
 def resolve_expansion(estimator: Any, n_features: int) -> Expansion:
     """The estimator's settings for this many features. Raises ConfigError (a ValueError)."""
     name = type(estimator).__name__
-    cells = whole(name, "n_components", estimator.n_components, 1)
+    cells = whole(estimator.n_components, f"{name}.n_components", 1)
     return Expansion(
         cells=cells,
         fan_in=_share(name, "fan_in", estimator.fan_in, n_features, "features"),
         keep=_share(name, "coding_level", estimator.coding_level, cells, "components"),
-        block=whole(name, "block_size", estimator.block_size, 1),
+        block=whole(estimator.block_size, f"{name}.block_size", 1),
     )
-
-
-def whole(owner: str, name: str, value: Any, least: int) -> int:
-    """An integer that is large enough. Raises ConfigError."""
-    if not (_is_number(value) and isinstance(value, numbers.Integral) and int(value) >= least):
-        raise ConfigError(
-            explain(f"{owner}({name}={value!r})", "that is no such number", f"Give {least} or more")
-        )
-    return int(value)
-
-
-def positive(owner: str, name: str, value: Any, *, zero: bool = False) -> float:
-    """A finite number above zero, or zero where that is allowed. Raises ConfigError."""
-    if _is_number(value) and 0 <= value < float("inf") and (zero or value > 0):
-        return float(value)
-    do = "Give a number of zero or more" if zero else "Give a number above zero"
-    raise ConfigError(explain(f"{owner}({name}={value!r})", "that is no such number", do))
 
 
 def _share(owner: str, name: str, value: Any, total: int, of: str) -> int:
     """A count, or the count that a fraction of `total` means (at least one)."""
-    if _is_number(value):
+    if is_number(value):
         if isinstance(value, numbers.Integral) and 1 <= int(value) <= total:
             return int(value)
         if not isinstance(value, numbers.Integral) and 0 < value <= 1:
             return max(1, round(float(value) * total))
     do = f"Give a fraction in (0, 1] or a whole number from 1 to {total}"
     raise ConfigError(explain(f"{owner}({name}={value!r})", f"there are {total} {of}", do))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
