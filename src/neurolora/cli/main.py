@@ -55,6 +55,12 @@ COMMANDS = (
     CommandRow("train", "neurolora.cli.train", "train_command", "Fine-tune a model with a routed adapter."),
     CommandRow("eval", "neurolora.cli.evaluate", "evaluate_command", "Score a model or an adapter on tasks."),
     CommandRow("generate", "neurolora.cli.generate", "generate_command", "Continue prompts with an adapter."),
+    CommandRow(
+        "estimate",
+        "neurolora.cli.estimate",
+        "estimate_command",
+        "Estimate an adapter's accuracy on data without labels.",
+    ),
     CommandRow("inspect", "neurolora.cli.inspect", "inspect_command", "Show what an adapter folder holds."),
     CommandRow("merge", "neurolora.cli.merge", "merge_command", "Merge adapters into one, without training."),
     CommandRow(

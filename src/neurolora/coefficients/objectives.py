@@ -15,7 +15,7 @@ import torch
 
 from neurolora.evaluation import answer_token_loss
 from neurolora.evaluation.encoding import encode_answer
-from neurolora.evaluation.likelihood import model_window
+from neurolora.evaluation.likelihood import model_window, next_token_logits
 from neurolora.evaluation.scores import in_eval_mode
 from neurolora.tasks import Example
 
@@ -55,18 +55,10 @@ def prompt_entropy(model: Any, tokenizer: Any, examples: Sequence[Example], batc
 
 
 def entropies(model: Any, prompts: Sequence[Sequence[int]]) -> float:
-    """Sum of the normalised entropies; prompts are padded on the right, and read at their own last token."""
-    longest = max(map(len, prompts))
-    ids = torch.zeros((len(prompts), longest), dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)], mask[row, : len(prompt)] = torch.tensor(prompt), 1
-    device = next(model.parameters()).device
-    logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float()
-    last = logits[torch.arange(len(prompts)), mask.sum(1).to(device) - 1]
-    log_p = last.log_softmax(-1)
+    """Sum over the prompts of the next token's entropy, as a part of log V."""
+    log_p = next_token_logits(model, prompts).log_softmax(-1)
     entropy = -(log_p.exp() * log_p).sum(-1)
-    return float(entropy.sum()) / math.log(last.shape[-1])
+    return float(entropy.sum()) / math.log(log_p.shape[-1])
 
 
 OBJECTIVES = {

@@ -31,11 +31,13 @@ if TYPE_CHECKING:
         perturb_rows,
         perturb_text,
     )
+    from neurolora.evaluation.accuracy_estimate import Calibration, calibrate
     from neurolora.evaluation.classification import ClassificationAccuracy, classification_accuracy
     from neurolora.evaluation.decoding import Completion, DecodingSettings, generate_completions
     from neurolora.evaluation.harness import evaluate
     from neurolora.evaluation.likelihood import TokenPair, score_continuations
     from neurolora.evaluation.loading import Loaded, describe_model, load_for_inference
+    from neurolora.evaluation.logits import AnswerLogits, answer_logits
     from neurolora.evaluation.prompts import render_prompts
     from neurolora.evaluation.results import EvaluationResult
     from neurolora.evaluation.scores import (
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "AccuracyEstimator": "neurolora.estimation",
     "Agreement": "neurolora.estimation",
+    "AnswerLogits": "logits",
+    "Calibration": "accuracy_estimate",
     "ClassificationAccuracy": "classification",
     "Completion": "decoding",
     "DecodingSettings": "decoding",
@@ -62,8 +66,10 @@ _HOMES = {
     "Perturbation": "neurolora.estimation",
     "TokenLoss": "scores",
     "TokenPair": "likelihood",
+    "answer_logits": "logits",
     "answer_token_loss": "scores",
     "atc_threshold": "neurolora.estimation",
+    "calibrate": "accuracy_estimate",
     "classification_accuracy": "classification",
     "confidences": "neurolora.estimation",
     "correlations": "neurolora.estimation",
@@ -88,6 +94,8 @@ __all__ = [
     "PERTURBATIONS",
     "AccuracyEstimator",
     "Agreement",
+    "AnswerLogits",
+    "Calibration",
     "ClassificationAccuracy",
     "Completion",
     "DecodingSettings",
@@ -99,8 +107,10 @@ __all__ = [
     "Perturbation",
     "TokenLoss",
     "TokenPair",
+    "answer_logits",
     "answer_token_loss",
     "atc_threshold",
+    "calibrate",
     "classification_accuracy",
     "confidences",
     "correlations",

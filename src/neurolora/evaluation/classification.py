@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from neurolora.errors import ConfigError, DataError, explain
 from neurolora.evaluation.likelihood import model_window
@@ -54,18 +55,10 @@ def classification_accuracy(
     if not rows:
         raise DataError(explain("classification_accuracy", "no rows", "Give at least one"))
     _check_labels(rows, int(model.config.num_labels))
-    window = max_length or model_window(model, tokenizer)
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["sentence"]))
-    predictions, losses = [0] * len(rows), [0.0] * len(rows)
-    with torch.no_grad(), in_eval_mode(model):
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            for index, (label, loss) in zip(
-                batch, _classify(model, tokenizer, [rows[index] for index in batch], window), strict=True
-            ):
-                predictions[index], losses[index] = label, loss
-            if advance is not None:
-                advance(len(batch))
+    logits = classifier_logits(model, tokenizer, rows, batch_size, max_length, advance)
+    targets = torch.tensor([row["label"] for row in rows])
+    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none").tolist()
+    predictions = logits.argmax(dim=-1).tolist()
     right = [float(found == row["label"]) for found, row in zip(predictions, rows, strict=True)]
     return ClassificationAccuracy(
         mean(right), mean_stderr(right), mean(losses), mean_stderr(losses), predictions
@@ -80,22 +73,34 @@ def _check_labels(rows: Sequence[dict[str, Any]], count: int) -> None:
             raise DataError(explain(f"the row of {row.get('source', 'unknown place')}", found, do))
 
 
-def _classify(
-    model: Any, tokenizer: Any, rows: list[dict[str, Any]], window: int | None
-) -> list[tuple[int, float]]:
-    """(likeliest label, loss of the right one) for each row of one batch."""
+def classifier_logits(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[dict[str, Any]],
+    batch_size: int = 32,
+    max_length: int | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> Tensor:
+    """The head's logits (N, labels), float32 on the CPU, in the order of the rows (`sentence`)."""
+    window = max_length or model_window(model, tokenizer)
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["sentence"]))
+    parts = []
+    with torch.no_grad(), in_eval_mode(model):
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            parts.append(_run(model, tokenizer, [rows[index]["sentence"] for index in batch], window))
+            if advance is not None:
+                advance(len(batch))
+    return torch.cat(parts)[torch.tensor(order).argsort()]
+
+
+def _run(model: Any, tokenizer: Any, texts: list[str], window: int | None) -> Tensor:
     encoded = tokenizer(
-        [row["sentence"] for row in rows],
-        padding=True,
-        truncation=window is not None,
-        max_length=window,
-        return_tensors="pt",
+        texts, padding=True, truncation=window is not None, max_length=window, return_tensors="pt"
     )
     inputs = {name: value.to(model.device) for name, value in encoded.items()}
-    logits = model(**inputs).logits.float()
-    targets = torch.tensor([row["label"] for row in rows], device=logits.device)
-    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    return list(zip(logits.argmax(dim=-1).tolist(), losses.tolist(), strict=True))
+    logits: Tensor = model(**inputs).logits.float().cpu()
+    return logits
 
 
 def is_classifier(model: Any) -> bool:

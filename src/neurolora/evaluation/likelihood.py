@@ -146,6 +146,18 @@ def _logits(model: Any, inputs: Tensor, wanted: int) -> Tensor:
     return logits
 
 
+def next_token_logits(model: Any, contexts: Sequence[Sequence[int]]) -> Tensor:
+    """Logits of the token after each context: (rows, vocabulary), float32, on the model's device."""
+    longest = max(map(len, contexts))
+    ids = torch.zeros((len(contexts), longest), dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, context in enumerate(contexts):
+        ids[row, : len(context)], mask[row, : len(context)] = torch.tensor(context), 1
+    device = next(model.parameters()).device
+    logits: Tensor = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+    return logits[torch.arange(len(contexts)), mask.sum(1).to(device) - 1].float()
+
+
 def accepted_arguments(model: Any) -> frozenset[str]:
     """Names that the model's own forward takes, seen through PEFT's wrapper."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -30,6 +30,7 @@ from neurolora.tasks.saved import TASK_FILE, SavedTask, read_task, save_task
 from neurolora.tasks.task import Task
 from neurolora.tasks.template import Example, PromptTemplate, make_example
 from neurolora.tasks.tokens import encode_text, prepare_tokenizer
+from neurolora.tasks.unlabelled import load_unlabelled
 
 __all__ = [
     "IGNORED",
@@ -54,6 +55,7 @@ __all__ = [
     "encode_text",
     "load_examples",
     "load_rows",
+    "load_unlabelled",
     "make_example",
     "pin_labels",
     "prepare_tokenizer",

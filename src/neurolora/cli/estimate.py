@@ -1,0 +1,244 @@
+"""`neurolora estimate`: the accuracy of an adapter on data without labels.
+
+Room: cli. It reads options, loads, calls `neurolora.evaluation`, prints and writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neurolora.cli.console import messages, print_json, results
+from neurolora.errors import ConfigError, DataError, explain
+from neurolora.files import write_json
+
+if TYPE_CHECKING:
+    from neurolora.estimation import AccuracyEstimator, Estimate
+    from neurolora.tasks import TaskRequest
+
+#: What a saved calibration has.
+PARTS = {"estimator", "sets", "what", "rows", "task", "labels"}
+
+Adapter = Annotated[str, typer.Argument(help="Folder or hub name of an adapter, or of a plain classifier.")]
+Data = Annotated[
+    Path, typer.Option("--data", metavar="FILE", help="Unlabelled rows: .jsonl, .json, .csv, .parquet.")
+]
+Calibrate = Annotated[
+    str | None,
+    typer.Option("--calibrate", metavar="TASK", help="Labelled task. [default: its own]"),
+]
+DatasetName = Annotated[
+    str | None, typer.Option("--dataset-name", help="Where the labelled task's data are, if not its own.")
+]
+Split = Annotated[str, typer.Option("--split", help="Labelled rows to calibrate on; test is refused.")]
+Rows = Annotated[int, typer.Option("--rows", min=2, help="Labelled rows, at most.")]
+MeasureName = Annotated[
+    str,
+    typer.Option(
+        "--measure",
+        help="mde, average_confidence, confidence_difference, atc_confidence, atc_entropy, mean_entropy or "
+        "entropy_difference.",
+    ),
+]
+Perturbations = Annotated[
+    str | None,
+    typer.Option("--perturbations", help="Comma-separated. [default: typos,dropped_words,swapped_words]"),
+]
+Strengths = Annotated[
+    str | None, typer.Option("--strengths", help="Comma-separated, in (0, 1]. [default: 0.05,0.1,0.2,0.4]")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of the perturbations and subsamples.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Rows a forward pass.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="Of the base: auto, float32, bfloat16, float16.")]
+BaseModel = Annotated[str | None, typer.Option("--base-model", help="In place of the adapter's own base.")]
+Save = Annotated[
+    Path | None,
+    typer.Option("--save", metavar="FILE", help="Write the calibration, to be used again."),
+]
+Use = Annotated[
+    Path | None,
+    typer.Option("--calibration", metavar="FILE", help="One that --save has written."),
+]
+Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page that shows the fit.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def estimate_command(
+    adapter: Adapter,
+    data: Data,
+    calibrate: Calibrate = None,
+    dataset_name: DatasetName = None,
+    split: Split = "validation",
+    rows: Rows = 500,
+    measure: MeasureName = "mde",
+    perturbations: Perturbations = None,
+    strengths: Strengths = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    dtype: Dtype = None,
+    base_model: BaseModel = None,
+    save: Save = None,
+    calibration: Use = None,
+    html: Html = None,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate the accuracy of an adapter on rows without labels, with a 95% interval.
+
+    A line from a measure of the model's outputs (by default Meta-Distribution Energy) to accuracy is fitted
+    on labelled rows of the adapter's task, as they are and perturbed. It holds for data that differ from
+    these as the perturbations do; outside the calibrated range there is a warning.
+
+    Example: `neurolora estimate runs/mmlu --data new_questions.jsonl --html fit.html`.
+    """
+    from neurolora.evaluation import load_for_inference
+    from neurolora.tasks import load_unlabelled
+
+    if split == "test":
+        do = "Calibrate on validation or train rows"
+        raise ConfigError(explain("estimate --split test", "test rows are for scores alone", do))
+    loaded = load_for_inference(adapter, base_model=base_model, dtype=dtype, device=device)
+    request = _request(loaded.task, calibrate, dataset_name)
+    if calibration is not None:
+        document = _read(calibration)
+        request = dataclasses.replace(request, labels=document["labels"])
+        asked = load_unlabelled(request, data)
+    else:
+        labelled, request = _labelled(request, split, rows, seed)
+        asked = load_unlabelled(request, data)
+        options = {"measure": measure, "seed": seed, "batch_size": batch_size}
+        options |= {"size": min(len(asked), len(labelled)), **_noise(perturbations, strengths)}
+        document = _calibrate(loaded, request, labelled, options)
+    if save is not None:
+        write_json(save, document)
+    estimator = _estimator(document)
+    found = _estimate(loaded, request, asked, estimator, batch_size)
+    _tell(document, found, len(asked), html, as_json, str(data))
+
+
+def _request(saved: Any, calibrate: str | None, dataset_name: str | None) -> TaskRequest:
+    from neurolora.tasks import TaskRequest
+
+    if calibrate is not None and (saved is None or saved.request.task != calibrate):
+        return TaskRequest(task=calibrate, dataset_name=dataset_name)
+    if saved is None:
+        do = "Name a labelled task with --calibrate"
+        raise ConfigError(explain("estimate", "no task is saved with the adapter", do))
+    request: TaskRequest = saved.request
+    return dataclasses.replace(request, dataset_name=dataset_name) if dataset_name else request
+
+
+def _labelled(request: TaskRequest, split: str, count: int, seed: int) -> tuple[list[Any], TaskRequest]:
+    """Labelled rows, and the request with its labels written down."""
+    from neurolora.tasks import load_rows, pin_labels
+
+    found = load_rows(dataclasses.replace(request, limit=count, seed=seed), split)
+    return found, dataclasses.replace(pin_labels(request, found), limit=None)
+
+
+def _noise(perturbations: str | None, strengths: str | None) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    if perturbations is not None:
+        chosen["perturbations"] = [name.strip() for name in perturbations.split(",") if name.strip()]
+    if strengths is not None:
+        try:
+            chosen["strengths"] = [float(one) for one in strengths.split(",")]
+        except ValueError as error:
+            asked = f"estimate --strengths {strengths}"
+            raise ConfigError(explain(asked, str(error), "Write numbers, as in 0.1,0.3")) from error
+    return chosen
+
+
+def _calibrate(loaded: Any, request: TaskRequest, rows: list[Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The calibration as plain JSON values."""
+    from neurolora.evaluation import calibrate
+    from neurolora.provenance import environment
+
+    with _bar() as progress:
+        found = calibrate(loaded.model, loaded.tokenizer, request, rows, progress=progress, **options)
+    return {
+        "estimator": found.estimator.state_dict(),
+        "sets": [one._asdict() for one in found.sets],
+        "what": found.what,
+        "rows": found.rows,
+        "task": request.task,
+        "labels": request.labels,
+        "environment": environment(),
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    asked = f"reading the calibration {path}"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(explain(asked, str(error), "Give a file that --save has written")) from error
+    if not isinstance(found, dict) or not set(found) >= PARTS:
+        raise DataError(explain(asked, "it holds no calibration", "Give a file that --save has written"))
+    return found
+
+
+def _estimator(document: dict[str, Any]) -> AccuracyEstimator:
+    from neurolora.estimation import AccuracyEstimator
+
+    return AccuracyEstimator.from_state(document["estimator"])
+
+
+def _estimate(
+    loaded: Any, request: TaskRequest, rows: list[Any], estimator: AccuracyEstimator, batch_size: int
+) -> Estimate:
+    from neurolora.evaluation import answer_logits
+
+    with messages().status(f"running the model over {len(rows)} rows"):
+        found = answer_logits(loaded.model, loaded.tokenizer, request, rows, batch_size)
+    return estimator.predict(found.logits)
+
+
+def _tell(
+    document: dict[str, Any], found: Estimate, rows: int, html: Path | None, as_json: bool, data: str
+) -> None:
+    if html is not None:
+        from neurolora.report.estimation import write_estimate_page
+
+        write_estimate_page(document, found, data, rows, html)
+        messages().print(f"wrote {html}", markup=False)
+    if as_json:
+        told = dataclasses.asdict(found) | {"outside": found.outside, "rows": rows}
+        print_json(told | {"calibration": document})
+        return
+    accuracy, low, high = (100 * value for value in (found.accuracy, found.low, found.high))
+    measure = document["estimator"]["measure"]
+    results().print(
+        f"accuracy {accuracy:.1f}%  (95% interval {low:.1f} to {high:.1f})\n"
+        f"{measure} {found.value:.4f} of {rows} rows; calibrated on {len(document['sets'])} versions of "
+        f"{document['rows']} rows of {document['task']} ({document['what']})",
+        markup=False,
+    )
+    if found.outside:
+        results().print(warning(found), markup=False)
+
+
+def warning(found: Estimate) -> str:
+    """What to say of an estimate outside the calibrated range."""
+    side = "below" if found.beyond < 0 else "above"
+    return (
+        f"WARNING: the measure lies {abs(found.beyond):.2f} of the calibrated range's width {side} it: no "
+        "calibration set was like these data. Calibrate with stronger perturbations, or do not rely on this."
+    )
+
+
+@contextmanager
+def _bar() -> Iterator[Any]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages(), transient=True) as bars:
+        task = bars.add_task("calibrating", total=None)
+        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total)

@@ -1,0 +1,95 @@
+"""What a model gives each row to choose from, as one array: the input of label-free accuracy estimation.
+
+Room: evaluation. `accuracy_estimate.py` calls it. It runs the model as it is and changes nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neurolora.errors import DataError, explain
+from neurolora.evaluation.classification import classifier_logits, is_classifier
+from neurolora.evaluation.encoding import encode_answer, encode_choices
+from neurolora.evaluation.likelihood import model_window, next_token_logits, score_continuations
+from neurolora.evaluation.scores import in_eval_mode
+from neurolora.tasks import Example, Row, TaskRequest, make_example, template_of
+
+#: What fills up a row with fewer choices than another: so far below its best that it counts for nothing.
+ABSENT = 1e4
+Advance = Callable[[int], object]
+
+
+class AnswerLogits(NamedTuple):
+    """logits: (N, C) float32. gold: (N,), the right column of each row. what: of what the logits are."""
+
+    logits: NDArray[np.float32]
+    gold: NDArray[np.int64]
+    what: str
+
+    @property
+    def accuracy(self) -> float:
+        """The share of rows whose largest logit is the right one."""
+        return float((self.logits.argmax(axis=1) == self.gold).mean())
+
+
+def answer_logits(
+    model: Any,
+    tokenizer: Any,
+    request: TaskRequest,
+    rows: Sequence[Row],
+    batch_size: int = 32,
+    advance: Advance = lambda count: None,
+) -> AnswerLogits:
+    """Logits of a classifier's labels; else log-likelihoods of the choices; else of the first answer token.
+
+    rows: canonical rows of the request's task (`load_rows`). The last is for tasks without choices: (N, V),
+    and what is right is then the first token of the right answer. Raises DataError without
+    rows.
+    """
+    if not rows:
+        raise DataError(explain("computing answers' logits", "there are no rows", "Give at least one"))
+    if is_classifier(model):
+        logits = classifier_logits(model, tokenizer, rows, batch_size, advance=advance).numpy()
+        return AnswerLogits(logits, np.array([row["label"] for row in rows]), "logits of the labels")
+    template = template_of(request)
+    examples = [make_example(template, row) for row in rows]
+    with in_eval_mode(model):
+        if all(example.choices for example in examples):
+            return _of_choices(model, tokenizer, examples, batch_size, advance)
+        return _of_first_tokens(model, tokenizer, examples, batch_size, advance)
+
+
+def _of_choices(
+    model: Any, tokenizer: Any, examples: Sequence[Example], batch_size: int, advance: Advance
+) -> AnswerLogits:
+    window = model_window(model, tokenizer)
+    encoded = [encode_choices(example, tokenizer, window) for example in examples]
+    flat = iter(score_continuations(model, [pair for own in encoded for pair in own], batch_size, window))
+    advance(len(encoded))
+    logits = np.full((len(encoded), max(map(len, encoded))), np.nan, dtype=np.float32)
+    for row, own in enumerate(encoded):
+        logits[row, : len(own)] = [next(flat).log_likelihood for _ in own]
+    lowest = np.nanmax(logits, axis=1, keepdims=True) - ABSENT
+    logits = np.where(np.isnan(logits), lowest, logits).astype(np.float32)
+    gold = np.array([example.answer for example in examples], dtype=np.int64)
+    return AnswerLogits(logits, gold, "log-likelihoods of the choices")
+
+
+def _of_first_tokens(
+    model: Any, tokenizer: Any, examples: Sequence[Example], batch_size: int, advance: Advance
+) -> AnswerLogits:
+    window = model_window(model, tokenizer)
+    pairs = [encode_answer(example, tokenizer, window) for example in examples]
+    parts = []
+    for start in range(0, len(pairs), batch_size):
+        contexts = [pair.context for pair in pairs[start : start + batch_size]]
+        with torch.no_grad():
+            parts.append(next_token_logits(model, contexts).cpu().numpy())
+        advance(len(contexts))
+    first = np.array([pair.continuation[0] for pair in pairs])
+    return AnswerLogits(np.concatenate(parts), first, "logits of the first answer token")
