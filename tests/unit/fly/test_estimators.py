@@ -63,12 +63,12 @@ def test_any_split_and_any_order_of_the_stream_give_the_same_sums_and_prediction
 def test_decay_forgets_what_came_first(digits):
     X, y, _, _ = digits
     X, y = X[y < 1], y[y < 1]
-    forgetful = FlyClassifier(**SMALL, readout="associative", learning_rate=1.0, decay=0.5).fit(X, y)
+    forgetful = FlyClassifier(**SMALL, readout="associative", learning_rate=0.25, decay=0.5).fit(X, y)
     code = FlyProjection(**SMALL).fit(X).transform(X).toarray()
     synapses = np.zeros(60)
     for row in np.maximum(code, 0):
         for cell in np.flatnonzero(row):
-            synapses[cell] = 0.5 * synapses[cell] + row[cell] / row.max()
+            synapses[cell] = 0.5 * synapses[cell] + 0.25 * row[cell] / row.max()
     np.testing.assert_allclose(forgetful.coef_[0], synapses, rtol=1e-12)
 
 
