@@ -6,6 +6,7 @@ and says in plain words what differs, with both values.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,17 @@ from neurolora.adapter_file import SCALE, TRAINED_A, A
 from neurolora.adapter_reader import AdapterReader
 from neurolora.errors import FingerprintMismatchError
 from neurolora.merging.projections import projection_of
-from neurolora.provenance import fingerprint_file
+from neurolora.provenance import fingerprint_file, fingerprint_json
 from neurolora.tuner.fingerprint import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, SHARE_THAT_MAY_DIFFER
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-SHOWN = 16
+#: Keys of these files that say how a tokenizer was loaded, cut or padded in a run, not what its tokens are.
+OF_LOADING = frozenset({
+    "_commit_hash", "_name_or_path", "cache_dir", "is_local", "local_files_only", "name_or_path", "padding",
+    "processor_class", "special_tokens_map_file", "tokenizer_file", "transformers_version", "truncation",
+})  # fmt: skip
+SHOWN = 16  # letters of a fingerprint
+LONGEST = 40  # letters of a value
 
 
 def is_projection(key: str) -> bool:
@@ -87,18 +94,40 @@ def _close(old: float, new: float) -> bool:
 
 
 def tokenizer_differences(folders: Sequence[Path]) -> list[str]:
-    """Tokenizer files that are not the same in all folders that have them, with their fingerprints."""
+    """Tokenizer files that do not mean the same in all folders that have them, with what differs."""
     problems = []
     for name in TOKENIZER_FILES:
-        digests = [
-            (folder, fingerprint_file(folder / name)) for folder in folders if (folder / name).is_file()
-        ]
-        problems += [
-            f"{name} is {digests[0][1][:SHOWN]} in {digests[0][0]} and {digest[:SHOWN]} in {folder}"
-            for folder, digest in digests[1:]
-            if digest != digests[0][1]
-        ]
+        having = [folder for folder in folders if (folder / name).is_file()]
+        for folder in having[1:]:
+            difference = _file_difference(having[0] / name, folder / name)
+            problems += [f"{name} of {having[0]} and {folder}: {difference}"] if difference else []
     return problems
+
+
+def _file_difference(first: Path, other: Path) -> str | None:
+    """What two JSON files say differently, both values told; None if nothing that tells tokens apart."""
+    if fingerprint_file(first) == fingerprint_file(other):
+        return None
+    one, two = (_json_object(path) for path in (first, other))
+    if one is None or two is None:
+        return f"fingerprints {fingerprint_file(first)[:SHOWN]} and {fingerprint_file(other)[:SHOWN]}"
+    keys = [key for key in sorted({*one, *two} - OF_LOADING) if one.get(key) != two.get(key)]
+    shown = [f"{key} is {_shown(one.get(key))} and {_shown(two.get(key))}" for key in keys]
+    return ", ".join(shown) or None
+
+
+def _json_object(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _shown(value: Any) -> str:
+    """A short value itself, of a long one its fingerprint."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else fingerprint_json(value)[:SHOWN]
 
 
 def head_differences(first: AdapterReader, other: AdapterReader) -> list[str]:

@@ -1,6 +1,7 @@
 """Every reason to refuse a merge, alone and together; what can be overridden and what cannot."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -145,15 +146,46 @@ def test_an_unknown_base_is_noted_and_not_compared(make, tmp_path):
     assert "it was not compared" in result.notes[0]
 
 
+def write_tokenizers(tmp_path, name, first, other):
+    for folder, text in (("first", first), ("other", other)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(text)
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 def test_another_tokenizer(make, tmp_path, name):
-    for folder, text in (("first", "{}"), ("other", "{ }")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / name).write_text(text)
-    assert f"{name} is " in refused(make, tmp_path)
-    (tmp_path / "other" / name).write_text("{}")
+    write_tokenizers(tmp_path, name, '{"bos": "<s>", "model": [1, 2]}', '{"model": [1, 2], "bos": "<b>"}')
+    assert f'{name} of {tmp_path / "first"} and {tmp_path / "other"}: bos is "<s>" and "<b>"' in refused(
+        make, tmp_path
+    )
+    write_tokenizers(tmp_path, name, f'{{"model": {[1] * 30}}}', f'{{"model": {[2] * 30}}}')
+    assert re.search(r"model is [0-9a-f]{16} and [0-9a-f]{16}", refused(make, tmp_path))
+    write_tokenizers(tmp_path, name, '{"a": 1}', "no json")
+    assert re.search(r"fingerprints [0-9a-f]{16} and [0-9a-f]{16}", refused(make, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "other"),
+    [
+        (
+            "tokenizer_config.json",
+            '{"bos": 1, "local_files_only": true}',
+            '{"local_files_only": false, "bos": 1}',
+        ),
+        ("tokenizer_config.json", '{"bos": 1, "name_or_path": "a"}', '{"bos": 1}'),
+        (
+            "tokenizer.json",
+            '{"model": 1, "truncation": {"max_length": 8}}',
+            '{"model": 1, "truncation": null}',
+        ),
+    ],
+)
+def test_a_tokenizer_that_was_only_loaded_otherwise_is_the_same(make, tmp_path, name, first, other):
+    make.adapter("first")
+    make.adapter("other", 1)
+    write_tokenizers(tmp_path, name, first, other)
     merge_adapters([tmp_path / "first", tmp_path / "other"], tmp_path / "out")
-    assert (tmp_path / "out" / name).read_text() == "{}"
+    assert (tmp_path / "out" / name).read_text() == first
 
 
 HEAD = "base_model.model.score.weight"
