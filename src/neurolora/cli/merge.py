@@ -76,7 +76,7 @@ Search = Annotated[
     str | None,
     typer.Option(
         "--search",
-        help="Choose the weights first: by `validation` rows with labels, or by `entropy`, without labels.",
+        help="Choose the weights first: by `validation` rows with labels; without, by `entropy` or `mde`.",
     ),
 ]
 SearchRows = Annotated[int, typer.Option("--search-rows", min=1, help="Rows of each task for --search.")]

@@ -11,15 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from neurolora.evaluation import answer_token_loss
-from neurolora.evaluation.encoding import encode_answer
-from neurolora.evaluation.likelihood import model_window, next_token_logits
-from neurolora.evaluation.scores import in_eval_mode
+from neurolora.evaluation import answer_token_loss, entropies, example_logits, meta_distribution_energy
 from neurolora.tasks import Example
 
-NO_ANSWER = " ?"  # in the place of every answer: none is read
 Measure = Callable[[Any, Any, Sequence[Example], int], float]
 
 
@@ -44,21 +38,17 @@ def prompt_entropy(model: Any, tokenizer: Any, examples: Sequence[Example], batc
     H = -sum_v p_v log p_v over the vocabulary. Source: AdaMerging, arXiv 2310.02575, whose class
     probabilities are here those of the first token.
     """
-    window = model_window(model, tokenizer)
-    unlabelled = [dataclasses.replace(example, completion=NO_ANSWER) for example in examples]
-    prompts = [encode_answer(example, tokenizer, window).context for example in unlabelled]
-    total = 0.0
-    with in_eval_mode(model), torch.no_grad():
-        for start in range(0, len(prompts), batch_size):
-            total += entropies(model, prompts[start : start + batch_size])
-    return total / len(prompts)
+    prompts = [dataclasses.replace(example, choices=()) for example in examples]
+    logits = example_logits(model, tokenizer, prompts, batch_size)
+    return float(entropies(logits).mean()) / math.log(logits.shape[1])
 
 
-def entropies(model: Any, prompts: Sequence[Sequence[int]]) -> float:
-    """Sum over the prompts of the next token's entropy, as a part of log V."""
-    log_p = next_token_logits(model, prompts).log_softmax(-1)
-    entropy = -(log_p.exp() * log_p).sum(-1)
-    return float(entropy.sum()) / math.log(log_p.shape[-1])
+def answer_energy(model: Any, tokenizer: Any, examples: Sequence[Example], batch_size: int) -> float:
+    """Meta-Distribution Energy of the choices (or first answer tokens), less log N; answers are not read.
+
+    Source: arXiv 2401.12689, where it falls with the loss; whether it does for a merge is to be measured.
+    """
+    return meta_distribution_energy(example_logits(model, tokenizer, examples, batch_size))
 
 
 OBJECTIVES = {
@@ -68,5 +58,6 @@ OBJECTIVES = {
         Objective(
             "entropy", "entropy of the first answer token after unlabelled prompts", prompt_entropy, False
         ),
+        Objective("mde", "Meta-Distribution Energy of the answers to choose from", answer_energy, False),
     )
 }

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from neurolora.evaluation.harness import evaluate
     from neurolora.evaluation.likelihood import TokenPair, score_continuations
     from neurolora.evaluation.loading import Loaded, describe_model, load_for_inference
-    from neurolora.evaluation.logits import AnswerLogits, answer_logits
+    from neurolora.evaluation.logits import AnswerLogits, answer_logits, example_logits
     from neurolora.evaluation.prompts import render_prompts
     from neurolora.evaluation.results import EvaluationResult
     from neurolora.evaluation.scores import (
@@ -77,6 +77,7 @@ _HOMES = {
     "energies": "neurolora.estimation",
     "entropies": "neurolora.estimation",
     "evaluate": "harness",
+    "example_logits": "logits",
     "frechet_distance": "neurolora.estimation",
     "generate_completions": "decoding",
     "label_likelihood_accuracy": "scores",
@@ -118,6 +119,7 @@ __all__ = [
     "energies",
     "entropies",
     "evaluate",
+    "example_logits",
     "frechet_distance",
     "generate_completions",
     "label_likelihood_accuracy",

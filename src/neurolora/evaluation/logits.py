@@ -5,6 +5,7 @@ Room: evaluation. `accuracy_estimate.py` calls it. It runs the model as it is an
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from neurolora.tasks import Example, Row, TaskRequest, make_example, template_of
 
 #: What fills up a row with fewer choices than another: so far below its best that it counts for nothing.
 ABSENT = 1e4
+NO_ANSWER = " ?"  # in the place of every answer that is not to be read
 Advance = Callable[[int], object]
 
 
@@ -58,15 +60,40 @@ def answer_logits(
         return AnswerLogits(logits, np.array([row["label"] for row in rows]), "logits of the labels")
     template = template_of(request)
     examples = [make_example(template, row) for row in rows]
+    logits = example_logits(model, tokenizer, examples, batch_size, advance)
+    if has_choices(examples):
+        gold = np.array([example.answer for example in examples], dtype=np.int64)
+        return AnswerLogits(logits, gold, "log-likelihoods of the choices")
+    window = model_window(model, tokenizer)
+    first = [encode_answer(example, tokenizer, window).continuation[0] for example in examples]
+    return AnswerLogits(logits, np.array(first), "logits of the first answer token")
+
+
+def has_choices(examples: Sequence[Example]) -> bool:
+    """Whether all of them have choices, so that these are compared, and not tokens."""
+    return all(example.choices for example in examples)
+
+
+def example_logits(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    batch_size: int = 32,
+    advance: Advance = lambda count: None,
+) -> NDArray[np.float32]:
+    """Log-likelihoods of the choices (N, most choices), or logits of the first answer token (N, V).
+
+    No answer is read. A row with fewer choices than another is filled up with what counts for nothing.
+    """
     with in_eval_mode(model):
-        if all(example.choices for example in examples):
+        if has_choices(examples):
             return _of_choices(model, tokenizer, examples, batch_size, advance)
         return _of_first_tokens(model, tokenizer, examples, batch_size, advance)
 
 
 def _of_choices(
     model: Any, tokenizer: Any, examples: Sequence[Example], batch_size: int, advance: Advance
-) -> AnswerLogits:
+) -> NDArray[np.float32]:
     window = model_window(model, tokenizer)
     encoded = [encode_choices(example, tokenizer, window) for example in examples]
     flat = iter(score_continuations(model, [pair for own in encoded for pair in own], batch_size, window))
@@ -75,21 +102,19 @@ def _of_choices(
     for row, own in enumerate(encoded):
         logits[row, : len(own)] = [next(flat).log_likelihood for _ in own]
     lowest = np.nanmax(logits, axis=1, keepdims=True) - ABSENT
-    logits = np.where(np.isnan(logits), lowest, logits).astype(np.float32)
-    gold = np.array([example.answer for example in examples], dtype=np.int64)
-    return AnswerLogits(logits, gold, "log-likelihoods of the choices")
+    return np.where(np.isnan(logits), lowest, logits).astype(np.float32)
 
 
 def _of_first_tokens(
     model: Any, tokenizer: Any, examples: Sequence[Example], batch_size: int, advance: Advance
-) -> AnswerLogits:
+) -> NDArray[np.float32]:
     window = model_window(model, tokenizer)
-    pairs = [encode_answer(example, tokenizer, window) for example in examples]
+    unread = [dataclasses.replace(example, completion=NO_ANSWER) for example in examples]
+    contexts = [encode_answer(example, tokenizer, window).context for example in unread]
     parts = []
-    for start in range(0, len(pairs), batch_size):
-        contexts = [pair.context for pair in pairs[start : start + batch_size]]
+    for start in range(0, len(contexts), batch_size):
+        batch = contexts[start : start + batch_size]
         with torch.no_grad():
-            parts.append(next_token_logits(model, contexts).cpu().numpy())
-        advance(len(contexts))
-    first = np.array([pair.continuation[0] for pair in pairs])
-    return AnswerLogits(np.concatenate(parts), first, "logits of the first answer token")
+            parts.append(next_token_logits(model, batch).cpu().numpy())
+        advance(len(batch))
+    return np.concatenate(parts)

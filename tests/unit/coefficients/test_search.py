@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,9 +16,10 @@ from typer.testing import CliRunner
 
 from neurolora.cli.main import app
 from neurolora.coefficients import search_weights
-from neurolora.coefficients.objectives import OBJECTIVES, entropies, prompt_entropy
+from neurolora.coefficients.objectives import OBJECTIVES
 from neurolora.errors import ConfigError
-from neurolora.evaluation import load_for_inference
+from neurolora.evaluation import example_logits, load_for_inference
+from neurolora.evaluation.likelihood import next_token_logits
 from neurolora.merging import MergeRequest, merge_adapters
 from neurolora.merging.request import make_parents
 from neurolora.tasks import Example
@@ -91,25 +93,49 @@ class Fixed(torch.nn.Module):
         return SimpleNamespace(logits=out)
 
 
-@pytest.mark.parametrize(("logits", "expected"), [([0.0] * 8, 1.0), ([0.0, 0.0, *[-1e9] * 6], 1 / 3)])
-def test_entropy_of_the_first_answer_token(logits: list[float], expected: float) -> None:
-    total = entropies(Fixed(torch.tensor(logits)), [(1, 2, 3), (4,)])
-    assert total == pytest.approx(2 * expected)
+def test_the_next_token_is_read_behind_the_last_real_one() -> None:
+    logits = torch.tensor([0.0, 1.0, -2.0])
+    found = next_token_logits(Fixed(logits), [(1, 2, 3), (4,)])
+    assert torch.equal(found, torch.stack([logits, logits]))
 
 
-def test_entropy_reads_no_answer(parents: list[Path]) -> None:
+@pytest.mark.parametrize("choices", [(), (" w1", " w2 w3")])
+@pytest.mark.parametrize("objective", ["entropy", "mde"])
+def test_an_objective_without_labels_reads_no_answer(
+    parents: list[Path], objective: str, choices: tuple[str, ...]
+) -> None:
     loaded = load_for_inference(parents[0])
-    examples = [Example(f"w{i} w{i + 3}", f" w{i}") for i in range(5)]
-    others = [dataclasses.replace(example, completion=" w9 w9 w9") for example in examples]
-    first, second = (prompt_entropy(loaded.model, loaded.tokenizer, rows, 2) for rows in (examples, others))
+    examples = [Example(f"w{i} w{i + 3}", f" w{i}", choices, i % 2) for i in range(5)]
+    others = [dataclasses.replace(example, completion=" w9 w9 w9", answer=1) for example in examples]
+    measure = OBJECTIVES[objective].measure
+    first, second = (measure(loaded.model, loaded.tokenizer, rows, 2) for rows in (examples, others))
     assert first == second
-    assert 0 < first < 1
+    assert first > 0
+    logits = example_logits(
+        loaded.model, loaded.tokenizer, examples if objective == "mde" else [
+            dataclasses.replace(example, choices=()) for example in examples
+        ],
+    )  # fmt: skip
+    if objective == "entropy":
+        p = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+        assert first == pytest.approx(-(p * np.log(p)).sum(axis=1).mean() / np.log(p.shape[1]), rel=1e-5)
+    else:
+        energy = -np.logaddexp.reduce(logits.astype(float), axis=1)
+        assert first == pytest.approx(np.log(np.exp(energy).mean()) - energy.mean(), rel=1e-5)
+
+
+def test_mde_chooses_weights(parents: list[Path]) -> None:
+    found = search_weights(request(parents), "mde", rows=4, budget=BUDGET)
+    by_name = {one.name: one.scores for one in found.compared}
+    assert by_name["found"]["mde"] <= by_name["equal"]["mde"]
+    assert set(by_name["found"]) == {"validation", "entropy", "mde"}
 
 
 def test_only_the_labelled_objective_reads_labels() -> None:
     assert {name: row.needs_labels for name, row in OBJECTIVES.items()} == {
         "validation": True,
         "entropy": False,
+        "mde": False,
     }
 
 
