@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -107,28 +106,37 @@ def test_a_perturbation_that_there_is_not_is_refused_before_the_model_runs(token
 
 
 @pytest.fixture
-def folder(tmp_path: Path, llama: Any, tokenizer: Any) -> Path:
-    """An adapter on its base, labelled rows of its task, and a file without labels."""
+def folder(tmp_path: Path, tokenizer: Any) -> Path:
+    """A classifier's adapter on its base, labelled rows of its task, and a file without labels."""
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
+    from transformers import BertConfig, BertForSequenceClassification
 
-    for part in (llama, tokenizer):
-        part.save_pretrained(tmp_path / "base")
-    config = LoraConfig(r=2, init_lora_weights=False, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), config)
+    config = BertConfig(
+        vocab_size=320, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64, num_labels=3, initializer_range=0.5,
+    )  # fmt: skip
+    lora = LoraConfig(r=2, init_lora_weights=False, target_modules=["query"], task_type="SEQ_CLS")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertForSequenceClassification(config).save_pretrained(tmp_path / "base")
+        base = BertForSequenceClassification.from_pretrained(tmp_path / "base")
+        adapted = get_peft_model(base, lora)
+    tokenizer.save_pretrained(tmp_path / "adapter")
     adapted.save_pretrained(tmp_path / "adapter")
-    (tmp_path / "data").mkdir()
-    rows = [
-        {"sentence": " ".join(WORDS[(i * j) % 12] for j in range(1, 3 + i % 6)), "label": i % 2}
-        for i in range(60)
-    ]
-    for name, kept in (("data/validation", rows[:40]), ("data/train", rows[:2]), ("new", rows[40:])):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
-    text = (tmp_path / "new.jsonl").read_text()
-    (tmp_path / "new.jsonl").write_text(re.sub(r', "label": \d', "", text))
-    labels = ("no", "yes", "good", "Tom", "film", "lamp")
-    request = TaskRequest(task="text", dataset_name=str(tmp_path / "data"), labels=labels)
+    request = TaskRequest(task="text", dataset_name=str(tmp_path / "data"), labels=tuple("ABC"))
     save_task(tmp_path / "adapter", request)
+
+    # The model's own answers are the right ones, so that noise can only make it worse.
+    sentences = [" ".join(WORDS[(i * j + j) % 12] for j in range(1, 3 + i % 6)) for i in range(60)]
+    blank = [{"sentence": one, "label": 0} for one in sentences]
+    gold = answer_logits(adapted, tokenizer, request, blank).logits.argmax(axis=1)
+    assert len(set(gold)) > 1
+    rows = [{"sentence": one, "label": int(label)} for one, label in zip(sentences, gold, strict=True)]
+    (tmp_path / "data").mkdir()
+    for name, kept in (("data/validation", rows[:40]), ("data/train", rows[:2])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    unlabelled = [json.dumps({"sentence": row["sentence"]}) for row in rows[40:]]
+    (tmp_path / "new.jsonl").write_text("\n".join(unlabelled))
     return tmp_path
 
 
