@@ -91,6 +91,31 @@ def print_table(folder: Path, tasks: Iterable[str], merges_of: Mapping[str, Iter
                 print(_line(name, merge, tasks, mine, alone))
 
 
+def print_paired(folder: Path, ours: tuple[str, str], theirs: Iterable[tuple[str, str]]) -> None:
+    """Markdown: what one merge keeps of alone less what others keep, seed by seed, with 95% intervals."""
+    rows = [json.loads(path.read_text()) for path in sorted((folder / "scores").glob("*.json"))]
+    own = _kept(rows, *ours)
+    print(f"\n| {ours[0]}, {ours[1]}, less | points kept | merged accuracy | seeds |\n" + "|---" * 4 + "|")
+    for name, merge in theirs:
+        other = _kept(rows, name, merge)
+        seeds = sorted(set(own) & set(other))
+        if seeds:
+            kept, merged = ([own[s][i] - other[s][i] for s in seeds] for i in (0, 1))
+            told = ", ".join(map(str, seeds))
+            print(f"| {name}, {merge} | {interval(kept)} | {interval(merged)} | {told} |")
+
+
+def _kept(rows: Iterable[dict[str, Any]], name: str, merge: str) -> dict[int, tuple[float, float]]:
+    """Seed -> (percent kept of alone, mean accuracy merged)."""
+    means = {
+        (row["merge"], row["seed"]): statistics.mean(row["scores"].values())
+        for row in rows
+        if row["method"] == name
+    }
+    seeds = [seed for found, seed in means if found == merge and ("alone", seed) in means]
+    return {s: (100 * means[merge, s] / means["alone", s], means[merge, s]) for s in seeds}
+
+
 def _line(
     name: str, merge: str, tasks: list[str], mine: list[dict[str, Any]], alone: dict[int, dict[str, Any]]
 ) -> str:

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from merging_table import DELTAS, SIDE, WIDENED, Cell, print_table, score_cell
+from merging_table import DELTAS, SIDE, WIDENED, Cell, print_paired, print_table, score_cell
 from real_tasks import (
     ALPHA,
     RANK,
@@ -83,6 +83,8 @@ METHODS = {
     "neurolora-quiet-others": Trained("neurolora", 8e-3, SIDE, quiet=Quiet(30.0, OTHERS)),
     "flylora-quiet": Trained("flylora", 8e-3, (*DELTAS, *SIDE), quiet=Quiet(30.0)),
 }
+#: What the others are compared with, seed by seed.
+OURS = ("neurolora-quiet", "concat x 1.0")
 
 
 # --- model ------------------------------------------------------------------------------------------------
@@ -228,6 +230,8 @@ def main() -> None:
         run(arguments)
     else:
         print_table(arguments.folder, TASKS, {name: row.merges for name, row in METHODS.items()})
+        others = [(name, merge) for name, row in METHODS.items() for merge in row.merges]
+        print_paired(arguments.folder, OURS, [other for other in others if other != OURS])
 
 
 if __name__ == "__main__":
