@@ -10,10 +10,10 @@ every merge on all tasks.
 The adapters of a seed share one A; those named `own` have an A for each task, the first of which is the
 shared one: that parent serves both. Those named `quiet` are trained with off-task silence on text of none of
 the tasks, with half as many rows a step or (`quiet-4`) an eighth, or (`quiet-others`) on the other tasks'
-own texts, without their labels. One rate for each method,
-for the head too (a quarter of it for gates), given before and not searched for merging. Test rows are used
-for the scores alone; no coefficient is chosen by them: those listed are all there are. But for one: the
-weight of silence was taken from 1, 10, 30 and 100 by the test rows of seed 0, which therefore counts apart.
+own texts, without their labels. One rate for each method, for the head too (a quarter of it for gates), given
+before and not searched for merging. Test rows are used for the scores alone; no coefficient is chosen by
+them: those listed are all there are. But for one: the weight of silence was taken from 1, 10, 30 and 100 by
+the test rows of seed 0, which therefore counts apart.
 """
 
 from __future__ import annotations
