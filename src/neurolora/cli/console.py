@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 
 PIPE_WIDTH = 120
@@ -30,6 +31,17 @@ def results() -> Console:
 
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
+def progress_bars(*, remaining: bool = False, disable: bool = False) -> Progress:
+    """Bars on stderr that count, with the time that has passed, or that remains; gone when they are done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeElapsedColumn as Elapsed
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    clock = Remaining() if remaining else Elapsed()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), clock)
+    return Progress(*columns, console=messages(), transient=True, disable=disable)
 
 
 def print_json(value: Any) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurolora.cli.console import messages, print_json, results
+from neurolora.cli.console import messages, print_json, progress_bars, results
 from neurolora.errors import ConfigError, DataError, explain
 from neurolora.files import write_json
 
@@ -236,9 +236,6 @@ def warning(found: Estimate) -> str:
 
 @contextmanager
 def _bar() -> Iterator[Any]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages(), transient=True) as bars:
+    with progress_bars(remaining=True) as bars:
         task = bars.add_task("calibrating", total=None)
         yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurolora.cli.console import messages, print_json, results
+from neurolora.cli.console import print_json, progress_bars, results
 from neurolora.errors import ConfigError, explain
 
 if TYPE_CHECKING:
@@ -145,12 +145,12 @@ def eval_command(
     as_json: AsJson = False,
 ) -> None:
     """Score a run's classifier on a split of its own data, or of other data with the same classes."""
-    from neurolora.fly.run import evaluate_fly, load_fly
+    from neurolora.fly.run import evaluate_fly, read_run
 
     if data is None and (column or limit):
         do = "Give --data too, or leave them out"
         raise ConfigError(explain("fly eval --column or --limit", "they say how other data are read", do))
-    kind = load_fly(run)[1]["kind"] if data else "text"
+    kind = read_run(run)[0]["kind"] if data else "text"
     source = _source(data, kind, column, limit=limit) if data else None
     cache = _cache(cache_dir, no_cache)
     with _bars() as progress:
@@ -185,14 +185,14 @@ def _source(data: str, kind: str, column: list[str] | None, **options: Any) -> L
 def _backbone(name: str | None, start_from: Path | None, settings: dict[str, Any]) -> BackboneSettings:
     """The encoder that was named; where a run is gone on with, the one of that run."""
     from neurolora.fly.backbone import BackboneSettings
-    from neurolora.fly.run import load_fly
+    from neurolora.fly.run import read_run
 
     if start_from is None:
         if name is None:
             do = "Give --backbone FOLDER_OR_NAME, or --start-from RUN"
             raise ConfigError(explain("fly train", "no backbone is named", do))
         return BackboneSettings(name, **settings)
-    own = BackboneSettings(**load_fly(start_from)[1] | {"device": settings["device"]})
+    own = BackboneSettings(**read_run(start_from)[0] | {"device": settings["device"]})
     if name is not None and name != own.name:
         found = f"the run was made with {own.name}"
         raise ConfigError(explain(f"fly train --backbone {name} --start-from", found, "Leave --backbone out"))
@@ -215,11 +215,8 @@ def _cache(folder: Path | None, no_cache: bool) -> Path | None:
 @contextmanager
 def _bars() -> Iterator[Callable[[str, int, int], None]]:
     """A bar on stderr for each thing that goes on."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, Any] = {}
-    with Progress(*columns, console=messages(), transient=True) as bars:
+    with progress_bars(remaining=True) as bars:
 
         def tell(what: str, done: int, total: int) -> None:
             if what not in tasks:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurolora.cli.console import messages, print_json, results
+from neurolora.cli.console import messages, print_json, progress_bars, results
 from neurolora.cli.tables import pairs_table, plain_table
 
 if TYPE_CHECKING:
@@ -60,13 +60,9 @@ def inspect_several(
 
 def _with_progress(folders: Sequence[Path], inputs: Any, drawn: Mapping[str, int]) -> InterferenceReport:
     """Compare with a bar on stderr; every module counts one."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from neurolora.merging.interference_collection import compare_adapters
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = messages()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress_bars(remaining=True, disable=not messages().is_terminal) as bar:
         task = bar.add_task("comparing modules", total=None)
         return compare_adapters(
             folders,

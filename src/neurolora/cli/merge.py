@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurolora.cli.console import messages, print_json, results
+from neurolora.cli.console import messages, print_json, progress_bars, results
 from neurolora.cli.inspect import find_folder
 from neurolora.errors import ConfigError, explain
 from neurolora.files import write_json
@@ -194,12 +194,9 @@ def _found(parent: Any) -> Any:
 
 def _with_progress(request: MergeRequest, out: Path, force: list[str], overwrite: bool) -> MergeResult:
     """Merge with a bar on stderr that counts tensors."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from neurolora.merging import merge_request
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=messages(), transient=True) as bar:
+    with progress_bars() as bar:
         task = bar.add_task(f"merging {len(request.parents)} adapters", total=None)
         return merge_request(
             request,

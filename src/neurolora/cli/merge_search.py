@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from neurolora.cli.console import messages, results
+from neurolora.cli.console import progress_bars, results
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,12 +21,9 @@ def search_and_show(
     request: MergeRequest, objective: str, force: list[str], *, quiet: bool, **options: Any
 ) -> tuple[MergeRequest, SearchResult]:
     """The request with the weights that were found, and how; a bar counts the merges that were tried."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from neurolora.coefficients import search_weights
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=messages(), transient=True) as bar:
+    with progress_bars() as bar:
         task = bar.add_task(f"searching weights by {objective}", total=options["budget"])
         found = search_weights(
             request,

@@ -67,15 +67,18 @@ class Backbone:
     def __init__(self, settings: BackboneSettings) -> None:
         self.settings = settings
         self._run: Callable[[Sequence[Any]], Array] | None = None
+        self._identity: str | None = None
 
     def identity(self) -> str:
-        """A fingerprint of the weights, the tokenizer and the settings. Raises ConfigError."""
-        return fingerprint_json([_files_of(self.settings.name), self.settings.meaning()])
+        """A fingerprint of the weights, the tokenizer and the settings, taken once. Raises ConfigError."""
+        if self._identity is None:
+            self._identity = fingerprint_json([_files_of(self.settings.name), self.settings.meaning()])
+        return self._identity
 
     def __call__(self, items: Sequence[Any]) -> Array:
         """Features (n, d), float32, in the order of the items: texts, or paths of images."""
         if self._run is None:
-            _files_of(self.settings.name)  # names a missing folder as what it is
+            _require_folder(self.settings.name)
             self._run = _load(self.settings)
         found = self._run(items)
         if not np.isfinite(found).all():
@@ -94,10 +97,16 @@ def _files_of(name: str) -> Any:
         kinds = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
         files = sorted({path for kind in kinds for path in folder.glob(kind)})
         return [(path.name, fingerprint_file(path)) for path in files]
-    if folder.is_absolute() or name.startswith("."):
-        raise ConfigError(explain(f"loading the backbone {name}", "no such folder", "Check the path"))
+    _require_folder(name)
     config = _from_pretrained("AutoConfig", name)
     return [name, getattr(config, "_commit_hash", None)]
+
+
+def _require_folder(name: str) -> None:
+    """Raises ConfigError for what can only be a path, and is none: it is no name to ask the hub for."""
+    folder = Path(name).expanduser()
+    if (folder.is_absolute() or name.startswith(".")) and not folder.is_dir():
+        raise ConfigError(explain(f"loading the backbone {name}", "no such folder", "Check the path"))
 
 
 def _from_pretrained(what: str, name: str) -> Any:

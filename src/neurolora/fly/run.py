@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from neurolora.fly.classifier import FlyClassifier, check_settings
 from neurolora.fly.data import LabelledSource, load_labelled
 from neurolora.fly.expansion import Array
 from neurolora.fly.features import extract_features
+from neurolora.fly.storage import load_classifier
 from neurolora.fly.stream import StreamResult, class_steps, run_stream
 from neurolora.provenance import environment
 
@@ -57,7 +59,7 @@ def train_fly(
     learner = FlyClassifier(**run.classifier)
     check_settings(learner)
     if run.start_from is not None:
-        learner = load_fly(run.start_from)[0]
+        learner = load_classifier(FlyClassifier, run.start_from / CLASSIFIER, solve=False)
     backbone = Backbone(run.backbone)
     parts = {split: load_labelled(run.data, split) for split in ("train", "test")}
     labels = parts["train"][1]
@@ -67,8 +69,7 @@ def train_fly(
         split: (_features(backbone, items, split, run.cache, progress), own)
         for split, (items, own) in parts.items()
     }
-    told = lambda done, total: progress("learning", done, total)  # noqa: E731
-    found = run_stream(learner, sets["train"], sets["test"], steps, told)
+    found = run_stream(learner, sets["train"], sets["test"], steps, partial(progress, "learning"))
     with atomic_folder(output, overwrite=overwrite) as folder:
         learner.save(folder / CLASSIFIER)
         write_json(folder / FACTS, _facts(run, learner, found, labels, parts["test"][1]))
@@ -94,8 +95,7 @@ def _facts(run: FlyRun, learner: FlyClassifier, found: StreamResult, *labels: Ar
 def _features(
     backbone: Backbone, items: list[Any], what: str, cache: Path | None, progress: Progress
 ) -> Array:
-    told = lambda done, total: progress(f"features of {what}", done, total)  # noqa: E731
-    return extract_features(backbone, items, cache, told)
+    return extract_features(backbone, items, cache, partial(progress, f"features of {what}"))
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def evaluate_fly(
     progress: Progress = lambda *_: None,
 ) -> FlyScore:
     """Score a run's folder on a split of its own data, or of other data. Raises DataError, ConfigError."""
-    learner, backbone, own = load_fly(folder)
+    backbone, own = read_run(folder)
+    learner = FlyClassifier.load(folder / CLASSIFIER)
     items, labels = load_labelled(data or own, split)
     strange = sorted(set(labels) - set(learner.classes_))
     if strange:
@@ -140,8 +141,8 @@ def evaluate_fly(
     )
 
 
-def load_fly(folder: Path) -> tuple[FlyClassifier, dict[str, Any], LabelledSource]:
-    """A run's classifier, its backbone's settings and its data. Raises DataError for another folder."""
+def read_run(folder: Path) -> tuple[dict[str, Any], LabelledSource]:
+    """A run's backbone settings and its data, without its classifier. Raises DataError for another folder."""
     path = folder / FACTS
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
@@ -152,4 +153,4 @@ def load_fly(folder: Path) -> tuple[FlyClassifier, dict[str, Any], LabelledSourc
     except (OSError, ValueError, KeyError, TypeError) as error:
         do = "Give a folder that `neurolora fly train` has written"
         raise DataError(explain(f"reading {path}", f"it tells no run ({error})", do)) from error
-    return FlyClassifier.load(folder / CLASSIFIER), backbone, data
+    return backbone, data

@@ -67,12 +67,18 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be saved")
 
 
-def load_classifier(cls: type[FlyClassifier], path: Path) -> FlyClassifier:
-    """Raises DataError for a file that is missing, damaged or of another kind."""
+def load_classifier(cls: type[FlyClassifier], path: Path, *, solve: bool = True) -> FlyClassifier:
+    """Raises DataError for a file that is missing, damaged or of another kind.
+
+    solve: at once; off for one that goes on learning, whose solution would be thrown away.
+    """
     asked = f"loading {path}"
     arrays, facts = _read(path, asked)
     try:
-        return _restored(cls, arrays, facts)
+        one = _restored(cls, arrays, facts)
+        if solve:
+            one._solve()
+        return one
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise DataError(explain(asked, f"it does not fit together ({error})", "Save it again")) from error
 
@@ -103,5 +109,4 @@ def _restored(cls: type[FlyClassifier], arrays: dict[str, Array], facts: dict[st
     one._readout = READOUTS[one.readout](len(starts) - 1, one)
     one._readout.insert(np.arange(len(one.classes_)))
     one._readout.restore(arrays, one.n_samples_seen_)
-    one._solve()
     return one

@@ -97,20 +97,20 @@ def tokenizer_differences(folders: Sequence[Path]) -> list[str]:
     """Tokenizer files that do not mean the same in all folders that have them, with what differs."""
     problems = []
     for name in TOKENIZER_FILES:
-        having = [folder for folder in folders if (folder / name).is_file()]
-        for folder in having[1:]:
-            difference = _file_difference(having[0] / name, folder / name)
-            problems += [f"{name} of {having[0]} and {folder}: {difference}"] if difference else []
+        digests = {folder: fingerprint_file(folder / name) for folder in folders if (folder / name).is_file()}
+        first = next(iter(digests), None)
+        for folder, digest in digests.items():
+            if first is not None and digest != digests[first]:
+                difference = _file_difference(first / name, folder / name, digests[first], digest)
+                problems += [f"{name} of {first} and {folder}: {difference}"] if difference else []
     return problems
 
 
-def _file_difference(first: Path, other: Path) -> str | None:
+def _file_difference(first: Path, other: Path, digest: str, other_digest: str) -> str | None:
     """What two JSON files say differently, both values told; None if nothing that tells tokens apart."""
-    if fingerprint_file(first) == fingerprint_file(other):
-        return None
     one, two = (_json_object(path) for path in (first, other))
     if one is None or two is None:
-        return f"fingerprints {fingerprint_file(first)[:SHOWN]} and {fingerprint_file(other)[:SHOWN]}"
+        return f"fingerprints {digest[:SHOWN]} and {other_digest[:SHOWN]}"
     keys = [key for key in sorted({*one, *two} - OF_LOADING) if one.get(key) != two.get(key)]
     shown = [f"{key} is {_shown(one.get(key))} and {_shown(two.get(key))}" for key in keys]
     return ", ".join(shown) or None

@@ -41,8 +41,10 @@ def load_unlabelled(request: TaskRequest, path: Path | str) -> list[Row]:
         do = "Give the request's labels, in the order of the model's"
         raise ConfigError(explain(f"unlabelled data for {task.name}", "the labels are not known", do))
     field = ANSWERS[task.kind]
-    stand_in: Any = {"multiple_choice": 0, "labelled_text": labels[:1] and labels[0]}.get(task.kind)
-    value = task.sample[field] if stand_in is None else stand_in
+    if task.kind == "multiple_choice":
+        value: Any = 0
+    else:
+        value = labels[0] if task.kind == "labelled_text" else task.sample[field]
     records = with_columns(task.read_file(Path(path)), request.columns)
     filled = [_with(record, field, value) for record in records]
     rows = [row for record in filled if (row := task.reader(record, labels)) is not None]
