@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from neurolora.evaluation.comparison import Comparison
-from neurolora.report.drawing import SERIES, Picture, canvas, to_svg
+from neurolora.report.drawing import INK, SERIES, Picture, canvas, to_svg
 from neurolora.report.page import number, write_page
 
 COLUMNS = ("task", "metric", "rows", "alone", "±", "merged", "±", "difference", "± (paired)", "drop, %")
@@ -39,12 +39,13 @@ def write_comparison_page(found: Comparison, path: Path | str) -> Path:
 def comparison_bars(found: Comparison) -> Picture:
     """Two bars a task, alone and merged, with their standard errors."""
     places, width = np.arange(len(found.tasks)), 0.38
+    whiskers = {"capsize": 3, "ecolor": INK}
     with canvas(2.9) as (figure, axes):
         for shift, name in ((-0.5, "alone"), (0.5, "merged")):
             values = [getattr(row, name) for row in found.tasks]
             errors = np.nan_to_num([getattr(row, f"{name}_stderr") for row in found.tasks])
             colour = SERIES[0] if name == "alone" else SERIES[1]
-            axes.bar(places + shift * width, values, width, yerr=errors, color=colour, label=name, capsize=3)
+            axes.bar(places + shift * width, values, width, yerr=errors, color=colour, label=name, **whiskers)
         axes.set_xticks(places, [f"{row.task}\n{row.metric}" for row in found.tasks])
         axes.grid(axis="y")
         axes.set_axisbelow(True)
