@@ -1,5 +1,6 @@
 """Three real tasks learned one after another, strategy by strategy: what is learned, and what is left of it.
 
+    python benchmarks/real_continual.py search FOLDER --data DATA --model MODEL   # settings, on validation
     python benchmarks/real_continual.py run FOLDER --data DATA --model MODEL      # goes on where it stopped
     python benchmarks/real_continual.py table FOLDER   # Markdown: last accuracies, average, BWT, learning
 
@@ -7,7 +8,7 @@ For MODEL and DATA see `real_tasks.py`; the strategies are those of `neurolora c
 script's own, since each task has a head. The heads are the tasks' identity, which every row is given; the
 body is not. The first task of an order is trained as `real_merging.py` trains its parents, so FOLDER may be
 that benchmark's: those parents are taken, and they are also the bound of each task alone. Rates as there; the
-strategies' own settings are the values below, which were not searched.
+strategies' own settings are the best of CANDIDATES by `search`, on validation rows of a seed of its own.
 """
 
 from __future__ import annotations
@@ -74,13 +75,32 @@ ROWS = {
 }
 
 
+#: What `search` tries: one order, one seed that `run` does not use, rows that are neither learned nor tested.
+CANDIDATES: dict[str, list[dict[str, Any]]] = {
+    "EWC+LoRA": [{"weight": weight} for weight in (1e2, 1e4, 1e6)],
+    "O-LoRA": [{"weight": weight} for weight in (0.5, 5.0)],
+    "protect": [{"weight": weight} for weight in (0.1, 1.0, 10.0)],
+    "EWC+NeuroLoRA": [{"weight": weight} for weight in (1e2, 1e4, 1e6)],
+}
+SEARCH_SEED = 5
+
+
 class Cell(NamedTuple):
-    """One row, order and seed, and its place on disk."""
+    """One row, order and seed, and its place on disk; in a search also the settings that are tried."""
 
     arguments: argparse.Namespace
     name: str
     order: str
     seed: int
+    tried: dict[str, Any] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.row.settings if self.tried is None else self.tried
+
+    @property
+    def scored_on(self) -> str:
+        return "test" if self.tried is None else "validation"
 
     @property
     def row(self) -> Stream:
@@ -93,7 +113,9 @@ class Cell(NamedTuple):
     @property
     def folder(self) -> Path:
         name = self.name.replace(" ", "_").replace(",", "").replace("+", "_")
-        folder: Path = self.arguments.folder / "streams" / f"{name}-{self.order}-{self.seed}"
+        tried = "".join(f"-{key}-{value:g}" for key, value in (self.tried or {}).items())
+        kind = "streams" if self.tried is None else "search"
+        folder: Path = self.arguments.folder / kind / f"{name}-{self.order}-{self.seed}{tried}"
         return folder
 
 
@@ -152,8 +174,11 @@ def run_cell(cell: Cell) -> None:
         R.append([score(cell, state.model, other) for other in cell.places[: stage + 1]])
     row = {"name": cell.name, "order": [TASKS[p] for p in cell.places], "seed": cell.seed, "R": R}
     facts = {"seconds": time.perf_counter() - started, "rows": cell.arguments.rows}
-    write_json(target, {**row, **facts, "settings": cell.row.settings, "environment": environment()})
-    print(f"{cell.name} {cell.order} seed {cell.seed}: {R[-1]}, {facts['seconds']:.0f} s", flush=True)
+    write_json(target, {**row, **facts, "settings": cell.settings, "environment": environment()})
+    print(
+        f"{cell.name} {cell.settings} {cell.order} seed {cell.seed}: {R[-1]}, {facts['seconds']:.0f} s",
+        flush=True,
+    )
 
 
 class State:
@@ -168,7 +193,7 @@ class State:
         cell, task = self.cell, TASKS[place]
         rows, labels = load(cell.arguments.data, cell.arguments.model, task, "train", TRAIN_ROWS)
         strategy = STRATEGIES[cell.row.strategy]
-        learner = strategy.learner(strategy.knobs(**cell.row.settings), self.memory, batch_loss)
+        learner = strategy.learner(strategy.knobs(**cell.settings), self.memory, batch_loss)
         torch.manual_seed(cell.seed + 1000 * stage)
         head = nn.Linear(384, labels)
         own = self.cell.folder / f"{stage}-run"
@@ -226,9 +251,9 @@ class State:
 
 
 def score(cell: Cell, model: Heads, place: int) -> float:
-    """Percent of a task's test rows that are right, under its own head."""
+    """Percent of a task's rows that are right, under its own head."""
     task, arguments = TASKS[place], cell.arguments
-    rows, labels = load(arguments.data, arguments.model, task, "test", arguments.rows)
+    rows, labels = load(arguments.data, arguments.model, task, cell.scored_on, arguments.rows)
     one = Classifier(model.body, 384, labels)
     one.head = model.heads[task]
     return accuracy(one, rows)
@@ -258,7 +283,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=("run", "table"))
+    parser.add_argument("stage", choices=("search", "run", "table"))
     add_arguments(parser)
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=list(ORDERS))
     parser.add_argument("--strategies", nargs="+", choices=ROWS, default=list(ROWS))
@@ -267,7 +292,12 @@ def main() -> None:
         print_table(arguments.folder)
         return
     if not (arguments.data and arguments.model):
-        raise SystemExit("run needs --data and --model")
+        raise SystemExit(f"{arguments.stage} needs --data and --model")
+    if arguments.stage == "search":
+        tried = [(name, settings) for name in CANDIDATES for settings in CANDIDATES[name]]
+        for name, settings in tried:
+            run_cell(Cell(arguments, name, "forth", SEARCH_SEED, settings))
+        return
     for seed, order, name in itertools.product(arguments.seeds, arguments.orders, arguments.strategies):
         run_cell(Cell(arguments, name, order, seed))
 

@@ -51,15 +51,19 @@ class Rows(NamedTuple):
 
 @lru_cache(maxsize=2 * len(TASKS))
 def load(data: str, model: str, task: str, split: str, limit: int) -> tuple[Rows, int]:
-    """The first rows of a split and the number of labels; a task in one file is tested on its last rows."""
+    """The first rows of a split and the number of labels; a task in one file is tested on its last rows.
+
+    The split `validation` is the rows of training after those that are learned."""
     from transformers import AutoTokenizer
 
     from neurolora.tasks import TaskRequest, load_rows
 
     request = TaskRequest(task="text", dataset_name=str(Path(data) / task))
     alone = not (Path(data) / task / "train.json").is_file()
-    found = load_rows(request, "test" if alone else split)
+    found = load_rows(request, "test" if alone else "train" if split == "validation" else split)
     rows = found[-limit:] if alone and split == "test" else found[:limit]
+    if split == "validation":
+        rows = found[TRAIN_ROWS : TRAIN_ROWS + limit]
     if alone and len(found) < TRAIN_ROWS + limit and split == "test":
         raise SystemExit(f"{task} has {len(found)} rows: too few to train and test on")
     tokenizer = AutoTokenizer.from_pretrained(model)
