@@ -67,7 +67,6 @@ ROWS = {
     "O-LoRA": Stream("lora", "o-lora"),
     "FlyLoRA-Seq": Stream("flylora", "sequential"),
     "NeuroLoRA-Seq": Stream("neurolora", "sequential"),
-    "EWC+NeuroLoRA": Stream("neurolora", "ewc", {"weight": 1000.0}),
     "protect": Stream("neurolora", "protect"),
     "grow": Stream("neurolora", "grow"),
     "grow, quiet": Stream("neurolora-quiet", "grow"),
@@ -80,7 +79,6 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "EWC+LoRA": [{"weight": weight} for weight in (1e2, 1e4, 1e6)],
     "O-LoRA": [{"weight": weight} for weight in (0.5, 5.0)],
     "protect": [{"weight": weight} for weight in (0.1, 1.0, 10.0)],
-    "EWC+NeuroLoRA": [{"weight": weight} for weight in (1e2, 1e4, 1e6)],
 }
 SEARCH_SEED = 5
 
