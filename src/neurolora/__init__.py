@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from neurolora.training import NeuroLoraCallback, NeuroLoraTrainer, create_optimizer_groups
     from neurolora.tuner import (
         FlyLoraConfig,
+        MoleConfig,
         NeuroLoraConfig,
         NeuroLoraModel,
         get_auxiliary_loss,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # Public name -> the room it lives in.
 _HOMES = {
     "FlyLoraConfig": "neurolora.tuner",
+    "MoleConfig": "neurolora.tuner",
     "NeuroLoraConfig": "neurolora.tuner",
     "NeuroLoraModel": "neurolora.tuner",
     "get_auxiliary_loss": "neurolora.tuner",
@@ -38,6 +40,7 @@ _HOMES = {
 
 __all__ = [
     "FlyLoraConfig",
+    "MoleConfig",
     "NeuroLoraCallback",
     "NeuroLoraConfig",
     "NeuroLoraModel",

@@ -33,7 +33,7 @@ MAGNITUDE = "lora_magnitude_vector"
 PAIRS = ((TRAINED_A, UP), (A, UP), *HALVES)
 #: Kind of gate -> its parts, in the order of Eq. 3; a part's tensor is called by it, behind `GATE`.
 GATE = "neurolora_gate_"
-GATE_PARTS = {"token": ("W1", "W2", "gamma", "beta"), "static": ("gamma",), "none": ()}
+GATE_PARTS = {"token": ("W1", "W2", "gamma", "beta"), "static": ("gamma",), "none": (), "router": ("W1",)}
 #: peft_type -> alpha where a config does not say it.
 DEFAULT_ALPHA = {ROUTED: 16, LORA: 8}
 _CACHED = "models--"  # how huggingface_hub calls a cached repository's folder; `--` for `/`
@@ -85,7 +85,7 @@ def split_key(key: str) -> tuple[str, str] | None:
 def method_name(config: dict[str, Any]) -> str:
     """`NeuroLoRA`, `FlyLoRA` (the same tuner without a gate), or PEFT's own name of the method."""
     if config["peft_type"] == ROUTED:
-        return "FlyLoRA" if config.get("gate") == "none" else "NeuroLoRA"
+        return {"none": "FlyLoRA", "router": "MoLE"}.get(config.get("gate", ""), "NeuroLoRA")
     return {LORA: "LoRA"}.get(config["peft_type"], str(config["peft_type"]))
 
 

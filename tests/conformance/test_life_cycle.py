@@ -27,6 +27,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "seed only, gate by kind": {"save_projection": False, "gate_sharing": "kind"},
     "trained A, one gate": {"train_projection": True, "gate_sharing": "model"},
     "balanced": {"load_balance_rate": 0.01, "density": 0.5, "gate": "none"},
+    "mole": {
+        "gate": "router",
+        "experts": 3,
+        "train_projection": True,
+        "density": 1.0,
+        "orthogonality_weight": 0.0,
+        "balance_weight": 0.01,
+    },
     "all ranks": {"top_k": 6, "init_weights": False},
 }
 KINDS = ["llama", "gpt2", "opt", "bert", "t5", "mlp"]

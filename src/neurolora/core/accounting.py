@@ -21,7 +21,8 @@ class ParameterCount:
     """Parameters by part.
 
     up: B. gate: W1, W2, gamma and beta, a shared gate once. projection: the entries of A, zeros included.
-    active: what one token's output depends on, of what is learned: k of B's r columns, and the gate.
+    active: what one token's output depends on, of what is learned: k of B's r columns, the gate, and of a
+    trained A all rows, or with a router, which chooses before, k of them.
     projection_trained: whether A is trained (an ablation).
     """
 
@@ -109,7 +110,10 @@ def adapter_parameters(
     *,
     train_projection: bool = False,
 ) -> ParameterCount:
-    """One adapter with a gate of its own: B r*o, A r*d, a token gate g*d + r*g + 2r, a static one r."""
+    """One adapter with a gate of its own: B r*o, A r*d, a token gate g*d + r*g + 2r, a static one r.
+
+    Of a router (MoLE) `gate_dim` is the number of experts: g*d.
+    """
     module = AdaptedModule("", in_features, out_features)
     return model_parameters([module], r, top_k, gate, gate_dim, "module", train_projection=train_projection)
 
@@ -136,7 +140,9 @@ def model_parameters(
     gates = sum(first.values()) + sum(rest.values())
     outputs = sum(module.out_features for module in modules)
     inputs = sum(module.in_features for module in modules)
-    return ParameterCount(r * outputs, gates, r * inputs, top_k * outputs + gates, train_projection)
+    rows = 0 if not train_projection else top_k if gate == "router" else r  # routing by A x reads all of A
+    active = top_k * outputs + rows * inputs + gates
+    return ParameterCount(r * outputs, gates, r * inputs, active, train_projection)
 
 
 def lora_parameters(in_features: int, out_features: int, r: int) -> int:
@@ -187,6 +193,8 @@ def lora_flops(in_features: int, out_features: int, r: int) -> Flops:
 
 def _gate_parts(d: int, r: int, gate: GateKind, g: int) -> tuple[int, int]:
     """Parameters of W1, and of the rest."""
+    if gate == "router":
+        return g * d, 0
     if gate == "token":
         return g * d, r * g + 2 * r
     return 0, r if gate == "static" else 0
@@ -198,4 +206,5 @@ def _check_ranks(r: int, top_k: int, gate: str) -> None:
             explain("Counting parameters", f"top_k is {top_k} and r is {r}", "Use 1 <= top_k <= r.")
         )
     if gate not in get_args(GateKind):
-        raise ConfigError(explain("Counting parameters", f"gate is {gate!r}", "Use token, static or none."))
+        do = f"Use one of {', '.join(get_args(GateKind))}."
+        raise ConfigError(explain("Counting parameters", f"gate is {gate!r}", do))

@@ -15,7 +15,7 @@ from torch.nn import functional
 from neurolora.core.projection import block_names, private_generator
 from neurolora.errors import ConfigError, explain
 
-GateKind = Literal["token", "static", "none"]
+GateKind = Literal["token", "static", "none", "router"]
 GateInit = Literal["identity", "paper"]
 
 # sigmoid(0) = 1/2, so only gamma = 2 makes m = sigmoid(0) * gamma + 0 exactly one.
@@ -62,8 +62,8 @@ def initial_gate(g: int, d: int, r: int, *, init: GateInit, seed: int, name: str
         )
     identity = init == "identity"
     return {
-        "W1": _linear_weight(g, d, "W1", seed, name),
-        "W2": _filled(0.0, r, g) if identity else _linear_weight(r, g, "W2", seed, name),
+        "W1": linear_weight(g, d, "W1", seed, name),
+        "W2": _filled(0.0, r, g) if identity else linear_weight(r, g, "W2", seed, name),
         "gamma": _filled(_IDENTITY_GAMMA if identity else 1.0, r),
         "beta": _filled(0.0, r),
     }
@@ -85,8 +85,8 @@ def initial_static_gate(r: int) -> dict[str, Tensor]:
     return {"gamma": _filled(1.0, r)}
 
 
-def _linear_weight(rows: int, columns: int, part: str, seed: int, name: str) -> Tensor:
-    """Kaiming-uniform with a = sqrt(5), which is uniform within 1/sqrt(fan_in)."""
+def linear_weight(rows: int, columns: int, part: str, seed: int, name: str) -> Tensor:
+    """As nn.Linear starts: Kaiming-uniform with a = sqrt(5), which is uniform within 1/sqrt(fan_in)."""
     generator = private_generator("gate", part, int(seed), name, rows, columns)
     uniform = torch.rand(rows, columns, generator=generator, dtype=torch.float32, device="cpu")
     return (2.0 * uniform - 1.0) / math.sqrt(columns)

@@ -31,11 +31,13 @@ def adapter_update(
     routing: Routing = "abs",
     bias: Tensor | None = None,
     blocks: int = 1,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """dy = scaling * sum over i in S of B[:, i] h'[i], S the top_k ranks by score (Eqs. 1, 4-6).
 
     With several blocks the ranks lie in `blocks` equal parts, each with top_k active ranks of its own: the
-    sum of the outputs of as many adapters (docs/method.md, blocks).
+    sum of the outputs of as many adapters (docs/method.md, blocks). With a `mask` the ranks are chosen
+    already, by a learned router for one, and score, top_k and bias mean nothing.
 
     x (..., d), A (r, d), B (o, r), modulation m (..., r) or (r), bias (r): floating, one dtype and device.
     scaling is alpha / r. Returns dy (..., o) and the mask of S, bool (..., r).
@@ -44,6 +46,7 @@ def adapter_update(
     Raises ConfigError for top_k outside 1..r / blocks or an unknown routing.
     """
     h_mod = low_rank_activations(x, A, modulation)
-    mask = block_top_k_mask(routing_score(h_mod, routing, bias), top_k, blocks)
+    if mask is None:
+        mask = block_top_k_mask(routing_score(h_mod, routing, bias), top_k, blocks)
     selected = h_mod.masked_fill(~mask, 0.0)
     return scaling * functional.linear(selected, B), mask

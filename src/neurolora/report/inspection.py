@@ -59,7 +59,7 @@ class ModuleFacts:
 class Parameters:
     """Numbers of entries: what was trained, what the file stands for, and what one token depends on.
 
-    `active` counts k of B's r columns and the gate, as `neurolora.core.accounting` does; for plain LoRA, all.
+    `active` is counted as `neurolora.core.accounting` does; for plain LoRA, all is active.
     `other` is what lies in the file beside the adapter (modules_to_save), and is part of the first two.
     """
 
@@ -202,8 +202,8 @@ def _totals(facts: list[ModuleFacts], config: dict[str, Any], other: int) -> Par
     if isinstance(top_k := config.get("top_k"), int):
         active = top_k * config.get("blocks", 1)
         unused = sum(module.out_features * max(module.r - active, 0) for module in facts)
-        if config.get("train_projection", False):
-            unused += sum(module.r * (module.in_features or 0) for module in facts)
+        if config.get("train_projection", False) and config.get("gate") == "router":  # it chooses before A x
+            unused += sum(max(module.r - active, 0) * (module.in_features or 0) for module in facts)
     return Parameters(trainable + other, stored + other, trainable - unused, other)
 
 

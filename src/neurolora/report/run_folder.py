@@ -58,7 +58,7 @@ def read_run(path: Path | str) -> RunFolder:
     run.task = _read_mapping(run, "neurolora_task.json", expected=False)
     run.data = _read_mapping(run, "data.json", expected=False)
     method = ((run.config or {}).get("adapter") or {}).get("method")
-    expected = method not in ("lora", "full")
+    expected = method in (None, "neurolora", "flylora", "mole")
     run.routing = _checked_routing(run, _read_mapping(run, "routing.json", expected))
     _read_metrics(run)
     run.summary |= _read_mapping(run, "run.json", expected=False) or {}

@@ -22,7 +22,10 @@ Rows = list[tuple[str, str]]
 METHOD_NAMES = {
     "neurolora": "NeuroLoRA",
     "flylora": "FlyLoRA",
+    "mole": "MoLE",
     "lora": "LoRA",
+    "dora": "DoRA",
+    "adalora": "AdaLoRA",
     "full": "Full fine-tuning",
 }
 #: Evaluations in the order of a run; any other file follows in alphabetical order.

@@ -16,7 +16,10 @@ from pydantic_core import PydanticCustomError
 
 from neurolora.training.names import nearest
 
-Method = Literal["neurolora", "flylora", "lora", "full"]
+#: AdaLoRA's total_step where it is not given: as many as the run has. PEFT makes no config without a number.
+UNKNOWN_STEPS = 2**31 - 1
+
+Method = Literal["neurolora", "flylora", "mole", "lora", "dora", "adalora", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +31,19 @@ class MethodRow:
     defaults: dict[str, Any]
 
 
-#: Rank and alpha of plain LoRA are those of Table 5, so that runs can be compared; `full` has no adapter.
+#: Rank and alpha of PEFT's methods are those of Table 5, so that runs can be compared; AdaLoRA ends at that
+#: rank on average, from half as much again (arXiv 2303.10512). `full` has no adapter.
 METHODS: dict[str, MethodRow] = {
     "neurolora": MethodRow("neurolora.tuner", "NeuroLoraConfig", {}),
     "flylora": MethodRow("neurolora.tuner", "FlyLoraConfig", {}),
+    "mole": MethodRow("neurolora.tuner", "MoleConfig", {}),
     "lora": MethodRow("peft", "LoraConfig", {"r": 32, "lora_alpha": 16}),
+    "dora": MethodRow("peft", "LoraConfig", {"r": 32, "lora_alpha": 16, "use_dora": True}),
+    "adalora": MethodRow(
+        "peft",
+        "AdaLoraConfig",
+        {"init_r": 48, "target_r": 32, "lora_alpha": 16, "total_step": UNKNOWN_STEPS},
+    ),
 }
 
 #: Fields that PEFT fills in itself; they are no settings of a run.

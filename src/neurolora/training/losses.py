@@ -20,15 +20,15 @@ from neurolora.tuner.context import real_tokens
 @dataclass(frozen=True)
 class Losses:
     """`task`: the model's own loss, scaled as the trainer asked. `orthogonality`: L of this micro-batch,
-    unweighted. `scale`: what L was multiplied with when it was added, besides its weight."""
+    unweighted, None where its weight is 0. `scale`: what L was multiplied with besides its weight."""
 
     task: float
-    orthogonality: float
+    orthogonality: float | None
     scale: float
 
 
 def last_losses(model: nn.Module) -> Losses | None:
-    """The parts of the last forward's loss; None if no orthogonality loss was added to it."""
+    """The parts of the last forward's loss; None if nothing was added to it."""
     context = context_of(model)
     if context is None or context.task_loss is None or context.orthogonality_loss is None:
         return None
@@ -39,10 +39,11 @@ def last_losses(model: nn.Module) -> Losses | None:
             for adapter in layer.records
             if layer.settings[adapter].orthogonality_weight > 0
         ),
-        1.0,
+        None,
     )
     scale = 1.0 if context.auxiliary_scale is None else float(context.auxiliary_scale)
-    return Losses(float(context.task_loss), float(context.orthogonality_loss) / weight, scale)
+    orthogonality = None if weight is None else float(context.orthogonality_loss) / weight
+    return Losses(float(context.task_loss), orthogonality, scale)
 
 
 def add_missing_orthogonality(model: nn.Module, loss: Tensor, scale: Tensor | float) -> Tensor:
@@ -54,7 +55,7 @@ def add_missing_orthogonality(model: nn.Module, loss: Tensor, scale: Tensor | fl
     if context is None or context.task_loss is not None or not any(layer.records for layer in context.layers):
         return loss
     auxiliary = get_auxiliary_loss(model)
-    context.task_loss, context.orthogonality_loss = loss.detach(), auxiliary.detach()
+    context.task_loss = loss.detach()
     context.auxiliary_scale = scale
     return loss + (auxiliary * scale).to(loss)
 

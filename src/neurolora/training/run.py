@@ -114,6 +114,10 @@ def run_training(
     checkpoint = _start_folder(prepared, arguments, resume, overwrite)
     if resume is not None:
         notify(f"going on from {checkpoint}" if checkpoint else "no whole checkpoint: starting at step 0")
+    if checkpoint and config.adapter.method == "adalora":
+        from neurolora.training.adalora import refuse_to_go_on
+
+        refuse_to_go_on(checkpoint)
     model = setup.load_base_model(config)
     set_seed(config.train.seed)  # the adapter must not depend on what was drawn while loading
     model = setup.add_adapter(model, config)
@@ -184,6 +188,7 @@ def _start_folder(prepared: _Prepared, arguments: Any, resume: str | None, overw
 def _make_trainer(prepared: _Prepared, model: Any, progress: bool) -> Any:
     from transformers import PrinterCallback
 
+    from neurolora.training.adalora import AdaLoraCallback
     from neurolora.training.progress import ProgressBar
     from neurolora.training.trainer import NeuroLoraTrainer
 
@@ -199,6 +204,8 @@ def _make_trainer(prepared: _Prepared, model: Any, progress: bool) -> Any:
         extra_losses=_silence(config, prepared.tokenizer),
         callbacks=[MetricsFile(config.output_dir / METRICS)],
     )
+    if config.adapter.method == "adalora":
+        trainer.add_callback(AdaLoraCallback())
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
     if progress:
         trainer.add_callback(ProgressBar())

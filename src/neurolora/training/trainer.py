@@ -167,7 +167,8 @@ class NeuroLoraTrainer(Trainer):
         if parts is None:
             self.window.add(total * factor, None)
         else:
-            self.window.add(parts.task * factor, parts.orthogonality * parts.scale * factor)
+            L = parts.orthogonality
+            self.window.add(parts.task * factor, None if L is None else L * parts.scale * factor)
 
     def _check_finite(self, value: float, what: str) -> None:
         if math.isfinite(value):

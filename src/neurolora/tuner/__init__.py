@@ -1,7 +1,7 @@
 """NeuroLoRA and FlyLoRA as a PEFT method. Importing this room registers the method with PEFT."""
 
 from neurolora.tuner.auxiliary import adapter_layers, get_auxiliary_loss, step_load_balance
-from neurolora.tuner.config import FlyLoraConfig, NeuroLoraConfig
+from neurolora.tuner.config import FlyLoraConfig, MoleConfig, NeuroLoraConfig
 from neurolora.tuner.fingerprint import base_difference, base_fingerprint, require_same_base
 from neurolora.tuner.model import NeuroLoraModel
 from neurolora.tuner.registration import register
@@ -12,6 +12,7 @@ register(NeuroLoraConfig, NeuroLoraModel)
 
 __all__ = [
     "FlyLoraConfig",
+    "MoleConfig",
     "NeuroLoraConfig",
     "NeuroLoraModel",
     "RoutingStatistics",

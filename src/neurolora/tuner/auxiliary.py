@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neurolora.core.orthogonality import orthogonality_loss
+from neurolora.core.router import balance_loss
 from neurolora.core.routing import load_balance_step
 from neurolora.tuner.context import ForwardContext
 from neurolora.tuner.layer import NeuroLoraLayer
@@ -31,14 +32,47 @@ def context_of(model: nn.Module) -> ForwardContext | None:
 
 
 def get_auxiliary_loss(model: nn.Module) -> Tensor:
-    """lambda * L_orth (Eqs. 7, 8) of the last training forward: a scalar to add to the task's loss.
+    """What the last training forward adds to the task's loss: a scalar.
 
-    The mean over the adapted modules, for each active trainable adapter; with gradient to B only. Zero when
-    there is nothing to add: no forward in training mode yet, weight 0, adapters disabled.
+    lambda * L_orth (Eqs. 7, 8), with gradient to B only, and the weighted balancing loss of learned routers.
+    Each is the mean over the adapted modules, for each active trainable adapter. Zero when there is nothing
+    to add: no forward in training mode yet, weights 0, adapters disabled.
 
     Only for forwards that do not add it by themselves: those without labels, or without PEFT's wrapper. A
     `PeftModel` that is given labels has it in `outputs.loss` already.
     """
+    orthogonality, context = weighted_orthogonality_loss(model), context_of(model)
+    if context is not None:
+        context.orthogonality_loss = orthogonality.detach()
+    return orthogonality + weighted_balance_loss(model)
+
+
+def weighted_balance_loss(model: nn.Module) -> Tensor:
+    """The balancing loss of learned routers (core/router.py), weighted; zero without any."""
+    context = context_of(model)
+    if context is None:
+        return torch.tensor(0.0)
+    main = _device(context)
+    losses: dict[str, list[Tensor]] = {}
+    for layer in context.layers:
+        for adapter, record in layer.records.items():
+            if layer.settings[adapter].balance_weight > 0 and record.probabilities is not None:
+                losses.setdefault(adapter, []).append(_balance(layer, adapter).to(main))
+    means = [torch.stack(each).mean() for each in losses.values()]
+    return torch.stack([torch.zeros((), device=main), *means]).sum()
+
+
+def _balance(layer: NeuroLoraLayer, adapter: str) -> Tensor:
+    settings, record = layer.settings[adapter], layer.records[adapter]
+    assert record.probabilities is not None
+    assert record.counts is not None
+    each = settings.r // settings.experts
+    found = balance_loss(record.probabilities, record.counts[::each], record.tokens, settings.top_k // each)
+    return settings.balance_weight * found
+
+
+def weighted_orthogonality_loss(model: nn.Module) -> Tensor:
+    """lambda * L_orth (Eqs. 7, 8), the mean over modules; zero where its weight is."""
     context = context_of(model)
     if context is None:
         return torch.tensor(0.0)

@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from peft.config import PeftConfig
 
+from neurolora.core.gate import GateKind
 from neurolora.errors import ConfigError, explain
 from neurolora.tuner.registration import peft_type
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "projection": ("ternary", "gaussian"),
     "projection_scale": ("unit", "paper"),
-    "gate": ("token", "static", "none"),
+    "gate": ("token", "static", "none", "router"),
     "gate_init": ("identity", "paper"),
     "gate_sharing": ("module", "input", "kind", "model"),
     "routing": ("abs", "signed"),
@@ -50,7 +51,11 @@ class NeuroLoraConfig(PeftConfig):
         save_projection: save A with the adapter (ternary: two bits an entry); if False only the seed is
             saved and A is made again, and checked by its fingerprint, when the adapter is loaded.
         train_projection: train A too (Table 4's ablation); it is then dense and saved in full.
-        gate: `"token"` (Eq. 3), `"static"` (one learned factor for each rank) or `"none"` (FlyLoRA).
+        gate: `"token"` (Eq. 3), `"static"` (one learned factor for each rank), `"none"` (FlyLoRA) or
+            `"router"`: a learned softmax over `experts` chooses `top_k` ranks, whole experts, and weighs
+            them (`MoleConfig`; core/router.py).
+        experts: with a router, the parts of equal rank that it chooses among.
+        balance_weight: with a router, weight of the loss that has the experts used alike; 0 switches it off.
         gate_dim: width of the gate's bottleneck (the paper's d_h).
         gate_init: `"identity"` (the modulation is exactly 1 at start) or `"paper"` (starts near 0.5).
         gate_sharing: `"module"` (one gate for each adapted module), `"input"` (modules that read the same
@@ -86,7 +91,9 @@ class NeuroLoraConfig(PeftConfig):
     projection_seed: int = _setting(0, "seed of A")
     save_projection: bool = _setting(True, "save A with the adapter, not only its seed")
     train_projection: bool = _setting(False, "train A too (an ablation)")
-    gate: Literal["token", "static", "none"] = _setting("token", "the modulation before routing")
+    gate: GateKind = _setting("token", "the modulation before routing")  # noqa: RUF009
+    experts: int = _setting(8, "with a router: parts of the ranks that it chooses among")
+    balance_weight: float = _setting(0.0, "with a router: weight of its balancing loss, 0 = off")
     gate_dim: int = _setting(64, "width of the gate's bottleneck")
     gate_init: Literal["identity", "paper"] = _setting("identity", "where the gate starts")
     gate_sharing: Literal["module", "input", "kind", "model"] = _setting("module", "who shares a gate")
@@ -134,8 +141,23 @@ class NeuroLoraConfig(PeftConfig):
 class FlyLoraConfig(NeuroLoraConfig):
     """FlyLoRA (arXiv 2510.08396): the same adapter without a gate and without the orthogonality loss."""
 
-    gate: Literal["token", "static", "none"] = _setting("none", "FlyLoRA has no gate")
+    gate: GateKind = _setting("none", "FlyLoRA has no gate")  # noqa: RUF009
     orthogonality_weight: float = _setting(0.0, "FlyLoRA has no orthogonality loss")
+
+
+@dataclass
+class MoleConfig(NeuroLoraConfig):
+    """MoLE, for comparison: LoRA in `experts` parts of r / experts ranks, chosen by a learned router.
+
+    A is trained and dense, the router's softmax chooses `top_k` ranks (whole experts) and weighs them, and a
+    balancing loss has the experts used alike. Sources: see core/router.py.
+    """
+
+    gate: GateKind = _setting("router", "a learned router chooses the experts")  # noqa: RUF009
+    balance_weight: float = _setting(0.01, "weight of the balancing loss, 0 = off")
+    orthogonality_weight: float = _setting(0.0, "MoLE has no orthogonality loss")
+    density: float = _setting(1.0, "MoLE's A is dense")
+    train_projection: bool = _setting(True, "MoLE's A is trained")
 
 
 def _as_set(names: Any) -> Any:
@@ -157,7 +179,8 @@ def find_problems(config: NeuroLoraConfig) -> list[str]:
 
 
 def _bad_integers(config: NeuroLoraConfig) -> list[str]:
-    least_of = {"r": 1, "top_k": 1, "blocks": 1, "gate_dim": 1, "projection_seed": 0, "init_seed": 0}
+    least_of = {"r": 1, "top_k": 1, "blocks": 1, "gate_dim": 1, "experts": 1}
+    least_of |= {"projection_seed": 0, "init_seed": 0}
     found = []
     for name, least in least_of.items():
         value = getattr(config, name)
@@ -170,7 +193,7 @@ def _bad_numbers(config: NeuroLoraConfig) -> list[str]:
     found = []
     if not _is_number(config.density, (int, float)) or not 0 < config.density <= 1:
         found.append(f"`density` must be in (0, 1], found {config.density!r}")
-    for name in ("load_balance_rate", "orthogonality_weight"):
+    for name in ("load_balance_rate", "orthogonality_weight", "balance_weight"):
         value = getattr(config, name)
         if not _is_number(value, (int, float)) or not 0 <= value < float("inf"):
             found.append(f"`{name}` must be a finite number of at least 0, found {value!r}")
@@ -197,11 +220,30 @@ def _bad_ranks(r: int, top_k: int, blocks: int) -> list[str]:
     return [f"`top_k` ({top_k}) must not be larger than {each} ({r // blocks})"]
 
 
+def _bad_experts(config: NeuroLoraConfig) -> list[str]:
+    """What a router cannot do: choose parts of experts, or together with another way of routing."""
+    if config.gate != "router":
+        return ["`balance_weight` is a router's: it needs `gate='router'`"] if config.balance_weight else []
+    if not _is_number(config.experts, int) or config.experts < 1:
+        return []  # said already
+    if config.r % config.experts:
+        return [f"`r` ({config.r}) must be a multiple of `experts` ({config.experts})"]
+    each = config.r // config.experts
+    found = []
+    if config.top_k % each:
+        found.append(f"`top_k` ({config.top_k}) must be a multiple of the ranks of an expert ({each})")
+    others = {"routing": "abs", "load_balance_rate": 0, "blocks": 1}
+    for name, needed in others.items():
+        if getattr(config, name) != needed:
+            found.append(f"`{name}` must be {needed!r} with `gate='router'`, found {getattr(config, name)!r}")
+    return found
+
+
 def _bad_combinations(config: NeuroLoraConfig) -> list[str]:
     found = []
     ranks = (config.r, config.top_k, config.blocks)
     if all(_is_number(value, int) and value >= 1 for value in ranks):
-        found += _bad_ranks(*ranks)
+        found += _bad_ranks(*ranks) or _bad_experts(config)
     if config.layers_pattern and config.layers_to_transform is None:
         found.append("`layers_pattern` is given but `layers_to_transform` is not")
     if isinstance(config.target_modules, str):

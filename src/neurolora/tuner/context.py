@@ -23,16 +23,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RoutingRecord:
-    """The routing of one adapter in one module over one forward, padding left out, without gradient.
+    """The routing of one adapter in one module over one forward, padding left out.
 
     coactivation: (r, r) float32, sum over tokens of a_t (1 - a_t)^T (see core/orthogonality.py).
-    tokens: int64 (), over how many tokens. counts: (r) int64, how often each rank was active; only for load
-    balancing.
+    tokens: int64 (), over how many tokens. counts: (r) int64, how often each rank was active; for load
+    balancing. probabilities: (E) a learned router's, summed over tokens. Only the last has a gradient.
     """
 
     coactivation: Tensor
     tokens: Tensor
     counts: Tensor | None
+    probabilities: Tensor | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy of a model has no part in the graph of the model's last forward."""
+        probabilities = None if self.probabilities is None else self.probabilities.detach()
+        return RoutingRecord, (self.coactivation, self.tokens, self.counts, probabilities)
 
 
 class Observer(Protocol):

@@ -85,7 +85,7 @@ def _named_inputs(
 def _add_auxiliary_loss(
     context: ForwardContext, model: nn.Module, outputs: Any, inputs: dict[str, Any]
 ) -> Any:
-    """The outputs with lambda * L_orth (Eq. 8) in their loss, if there is one and routing was recorded."""
+    """The outputs with the auxiliary loss (Eq. 8) in their own, if there is one and routing was recorded."""
     task_loss = _loss_of(outputs, inputs)
     if task_loss is None:
         return None
@@ -93,7 +93,6 @@ def _add_auxiliary_loss(
     if not any(layer.records for layer in context.layers):
         return None
     auxiliary = get_auxiliary_loss(model)
-    context.orthogonality_loss = auxiliary.detach()
     if context.auxiliary_scale is None:
         context.auxiliary_scale = auxiliary_share(inputs, _shifts_labels(model))
     return _with_loss(outputs, task_loss + (auxiliary * context.auxiliary_scale).to(task_loss))

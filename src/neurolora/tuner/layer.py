@@ -16,8 +16,10 @@ from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
+from neurolora.adapter_file import GATE_PARTS as GATE_KIND_PARTS
 from neurolora.core.orthogonality import coactivation_sums
 from neurolora.core.projection import Projection, dense_projection, fingerprint
+from neurolora.core.router import summed_probabilities
 from neurolora.core.routing import active_counts
 from neurolora.errors import UnsupportedOperationError, explain
 from neurolora.tuner.config import NeuroLoraConfig
@@ -25,7 +27,6 @@ from neurolora.tuner.context import ForwardContext, RoutingRecord
 from neurolora.tuner.settings import AdapterSettings, adapter_settings
 
 GATE_PARTS = ("W1", "W2", "gamma", "beta")
-GATE_KIND_PARTS = {"token": GATE_PARTS, "static": ("gamma",), "none": ()}
 
 
 def merge_error(what: str) -> UnsupportedOperationError:
@@ -223,20 +224,22 @@ class NeuroLoraLayer(BaseTunerLayer):
     def is_recording(self, adapter_name: str) -> bool:
         """Whether this forward is one whose routing the loss or the balancing needs."""
         settings = self.settings[adapter_name]
-        needs = settings.orthogonality_weight > 0 or settings.load_balance_rate > 0
+        needs = settings.orthogonality_weight + settings.load_balance_rate + settings.balance_weight > 0
         trains = self.training and self.neurolora_B[adapter_name].requires_grad
         return bool(self.context.is_open and needs and trains)
 
-    def record(self, adapter_name: str, mask: Tensor, keep: Tensor | None) -> None:
-        """Keep this forward's routing, in place of whatever the last one left."""
+    def record(self, adapter_name: str, mask: Tensor, keep: Tensor | None, p: Tensor | None = None) -> None:
+        """Keep this forward's routing, in place of whatever the last one left; p (..., E) is a router's."""
         sums, tokens = coactivation_sums(mask, keep)
-        counts = active_counts(mask, keep)[0] if adapter_name in self.neurolora_bias else None
-        self.records[adapter_name] = RoutingRecord(sums, tokens, counts)
+        counted = adapter_name in self.neurolora_bias or p is not None
+        counts = active_counts(mask, keep)[0] if counted else None
+        probabilities = None if p is None else summed_probabilities(p, keep)
+        self.records[adapter_name] = RoutingRecord(sums, tokens, counts, probabilities)
 
     def add_to_balance(self) -> None:
         """Add the forward's counts to those of the optimizer step, which may have several forwards."""
         for name, record in self.records.items():
-            if record.counts is not None:
+            if record.counts is not None and name in self.neurolora_bias:
                 counted = torch.cat([record.counts, record.tokens.reshape(1)])
                 self.pending[name] = self.pending[name] + counted if name in self.pending else counted
 

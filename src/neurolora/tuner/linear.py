@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from neurolora.core.gate import modulation, static_modulation
 from neurolora.core.kernels import MAX_DECODE_TOKENS, Routed, add_update, fast_paths_apply
+from neurolora.core.router import chosen_experts, expert_probabilities
 from neurolora.core.silence import loudness, routed_loudness
 from neurolora.core.update import adapter_update
 from neurolora.tuner.context import ForwardContext
@@ -81,8 +82,8 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
         )
 
     def _has_fast_path(self, x: Tensor, adapter: str) -> bool:
-        """Whether x can be routed with its group; a trained A is for the readable version alone."""
-        return not self.settings[adapter].train_projection and fast_paths_apply(x)
+        """Whether x can be routed with its group; some are for the readable version alone."""
+        return not self.settings[adapter].is_readable_only and fast_paths_apply(x)
 
     def _decodes(self, x: Tensor, adapter: str) -> bool:
         """Whether `x` is a step of generation, which is short enough for every line here to count."""
@@ -91,7 +92,7 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
             and not self.training
             and x.numel() <= MAX_DECODE_TOKENS * self.in_features
             and not torch.compiler.is_compiling()
-            and not self.settings[adapter].train_projection
+            and not self.settings[adapter].is_readable_only
         )
 
     def _is_heard(self, adapter: str) -> bool:
@@ -122,7 +123,7 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
         settings = self.settings[adapter]
         B = self.neurolora_B[adapter]
         x = self._cast_input_dtype(x, B.dtype)  # type: ignore[operator]
-        m = self.modulation(x, adapter)
+        m, chosen, p = self._gated(x, adapter)
         dy, mask = adapter_update(
             x,
             self.projection_matrix(adapter, B.dtype),
@@ -133,9 +134,20 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
             routing=settings.routing,
             bias=self.routing_bias(adapter),
             blocks=settings.blocks,
+            mask=chosen,
         )
-        self._note(adapter, mask, m)
+        self._note(adapter, mask, m, p)
         return dy
+
+    def _gated(self, x: Tensor, adapter: str) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """m, and what a learned router has beside it: the ranks that it chose, its probabilities (..., E)."""
+        settings = self.settings[adapter]
+        if settings.gate != "router":
+            return self.modulation(x, adapter), None, None
+        p = expert_probabilities(x, *self.gate_parameters(adapter))
+        each = settings.r // settings.experts
+        m, chosen = chosen_experts(p, settings.top_k // each, each)
+        return m.to(x.dtype), chosen, p
 
     def modulation(self, x: Tensor, adapter: str) -> Tensor | None:
         """The gate's m (Eq. 3) for the gate's input; here the token itself (docs/method.md, context)."""
@@ -147,13 +159,13 @@ class NeuroLoraLinear(NeuroLoraLayer, nn.Module):
         W1, W2, gamma, beta = self.gate_parameters(adapter)
         return modulation(x, W1, W2, gamma, beta, self.settings[adapter].blocks)
 
-    def _note(self, adapter: str, mask: Tensor, m: Tensor | None) -> None:
+    def _note(self, adapter: str, mask: Tensor, m: Tensor | None, p: Tensor | None = None) -> None:
         recording, observer = self.is_recording(adapter), self.context.observer
         if not self.context.is_open or self.context.listens or not (recording or observer):
             return  # text of no task, or a forward run again for activation checkpointing: counts for nothing
         keep = self.context.keep(mask.shape[:-1], self.from_encoder)
         if recording:
-            self.record(adapter, mask, keep)
+            self.record(adapter, mask, keep, p)
         if observer is not None:
             observer.observe(self, adapter, mask, m, keep)
 

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from neurolora.core.gate import initial_block_gates, initial_static_gate
+from neurolora.core.gate import GateKind, initial_block_gates, initial_static_gate
 from neurolora.core.projection import Projection, make_block_projections, private_generator
+from neurolora.core.router import initial_router
 from neurolora.tuner.config import NeuroLoraConfig
 
 
@@ -40,9 +41,11 @@ class AdapterSettings:
     top_k: int
     scaling: float
     routing: Literal["abs", "signed"]
-    gate: Literal["token", "static", "none"]
+    gate: GateKind
+    experts: int
     orthogonality_weight: float
     load_balance_rate: float
+    balance_weight: float
     train_projection: bool
     make_projection: Callable[[], Projection]
     initial_B: Callable[[], Tensor]  # noqa: N815 - the paper's name
@@ -53,6 +56,11 @@ class AdapterSettings:
         """What modules must have in common to be routed together."""
         fixed = (self.r, self.blocks, self.top_k, self.routing, self.gate)
         return (*fixed, self.load_balance_rate > 0, self.train_projection)
+
+    @property
+    def is_readable_only(self) -> bool:
+        """Whether no fast path can route it: those are for a frozen A and routing by its products."""
+        return self.train_projection or self.gate == "router"
 
     @property
     def active(self) -> int:
@@ -84,8 +92,10 @@ def adapter_settings(
         scaling=config.scaling,
         routing=config.routing,
         gate=config.gate,
+        experts=config.experts,
         orthogonality_weight=config.orthogonality_weight,
         load_balance_rate=config.load_balance_rate,
+        balance_weight=config.balance_weight,
         train_projection=config.train_projection,
         make_projection=Draw(
             make_block_projections, (config.blocks, config.r // config.blocks, in_features), projection
@@ -114,6 +124,8 @@ def _gate_start(config: NeuroLoraConfig, in_features: int, name: str) -> Draw:
         return Draw(dict, (), {})
     if config.gate == "static":
         return Draw(initial_static_gate, (config.r,), {})
+    if config.gate == "router":
+        return Draw(initial_router, (config.experts, in_features), {"seed": config.init_seed, "name": name})
     return Draw(
         initial_block_gates,
         (config.blocks, config.gate_dim, in_features, config.r // config.blocks),
