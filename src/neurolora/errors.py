@@ -6,7 +6,8 @@ Every kind is also a standard-library error, so `except ValueError` keeps workin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class NeuroLoraError(Exception):
@@ -48,6 +49,12 @@ class OutputError(NeuroLoraError, OSError):
 def explain(asked: str, found: str, do: str) -> str:
     """One message in the house's order: what was asked, what was found, what to do."""
     return f"{asked}: {found}. {do}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing when no known name is like `name`."""
+    close = difflib.get_close_matches(str(name).replace("-", "_"), list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def itemised(problems: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
-"""One process at a time in the folder of a comparison.
+"""One process at a time in a folder.
 
-Room: continual; used by `run`. The system lets go of the lock when its process ends, however it ends, so
-there is never one to be removed by hand.
+Room: the floor, above errors. Anybody may call it. The system lets go of the lock when its process ends,
+however it ends, so there is never one to be removed by hand.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from neurolora.errors import OutputError, explain
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, doing: str) -> Iterator[None]:
     """Inside, no other process is in `folder`, which is made if need be; nothing is written into it.
 
-    Where the system or the file system knows no locks, it is as without. Raises OutputError if another
-    process is there, or if there can be no such folder.
+    doing: what is done there, for messages. Where the system or the file system knows no locks, it is as
+    without. Raises OutputError if another process is there, or if there can be no such folder.
     """
-    asked = f"running a stream in {folder}"
+    asked = f"{doing} in {folder}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
@@ -31,7 +31,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         if not _lock(handle):
             do = "Wait for it or stop it, or choose another output_dir"
-            raise OutputError(explain(asked, "another process is running one there", do))
+            raise OutputError(explain(asked, "another process is doing so there", do))
         yield
     finally:
         os.close(handle)

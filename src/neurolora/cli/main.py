@@ -64,6 +64,12 @@ COMMANDS = (
     CommandRow("inspect", "neurolora.cli.inspect", "inspect_command", "Show what an adapter folder holds."),
     CommandRow("merge", "neurolora.cli.merge", "merge_command", "Merge adapters into one, without training."),
     CommandRow(
+        "reproduce",
+        "neurolora.cli.reproduce",
+        "reproduce_command",
+        "A table of the paper by one command: search, train, score, compare.",
+    ),
+    CommandRow(
         "continual",
         "neurolora.cli.continual",
         "continual_command",

@@ -14,11 +14,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from neurolora.continual.strategies import ROUTED, STRATEGIES, Strategy
 from neurolora.training.config import TrainingConfig, load_config
 
-#: What each metric of a task measures, in percent, larger is better.
-METRICS = {
-    "accuracy": "the task's own score: accuracy or exact match",
-    "answer_probability": "100 exp(-loss) of an answer's token, for models too small to answer",
-}
 Settings = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
 
 

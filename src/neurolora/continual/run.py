@@ -22,12 +22,12 @@ from typing import Any
 
 from neurolora.continual.cell import Cell, run_cell
 from neurolora.continual.config import StreamConfig, label_of
-from neurolora.continual.lock import alone_in
 from neurolora.continual.processes import processes
 from neurolora.continual.results import CSV, RESULTS, read_cells, summarise, write_results
 from neurolora.continual.scoring import Scorer
 from neurolora.errors import ConfigError, OutputError, explain
 from neurolora.files import NEW, write_json, write_text
+from neurolora.locks import alone_in
 from neurolora.provenance import environment
 from neurolora.training.config import to_yaml
 from neurolora.yaml_lines import read_yaml
@@ -66,7 +66,7 @@ def run_continual(
     """
     folder, is_main = Path(config.output_dir), processes(config).is_main_process
     _require_rows(config)
-    with alone_in(folder) if is_main else contextlib.nullcontext():
+    with alone_in(folder, "running a stream") if is_main else contextlib.nullcontext():
         _run_cells(config, folder, overwrite, progress, notify if is_main else lambda text: None)
         processes(config).wait_for_everyone()
     return StreamResult(folder, json.loads((folder / RESULTS).read_text(encoding="utf-8")), is_main)

@@ -6,7 +6,6 @@ literature, *source* as an argument is the known set, with labels where a measur
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from neurolora.errors import ConfigError, DataError, explain
+from neurolora.errors import ConfigError, DataError, did_you_mean, explain
 from neurolora.estimation.confidence import atc_threshold, confidences, entropies
 from neurolora.estimation.energy import energies, energy_spread
 from neurolora.estimation.frechet import distance_to, moments
@@ -152,8 +151,7 @@ MEASURES = {row.name: row for row in _ROWS}
 def measure_named(name: str) -> Measure:
     """The row of that name. Raises `ConfigError`."""
     if name not in MEASURES:
-        close = difflib.get_close_matches(str(name), MEASURES, n=1)
-        found = f"there is no {name!r}" + (f"; did you mean {close[0]}?" if close else "")
+        found = f"there is no {name!r}{did_you_mean(name, MEASURES)}"
         raise ConfigError(explain("measure", found, f"Use one of {', '.join(MEASURES)}"))
     return MEASURES[name]
 

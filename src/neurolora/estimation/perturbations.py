@@ -6,14 +6,13 @@ strength in [0, 1] and a seed, and of nothing else: not of other rows, their ord
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any, Literal
 
-from neurolora.errors import ConfigError, DataError, explain
+from neurolora.errors import ConfigError, DataError, did_you_mean, explain
 from neurolora.estimation import text_noise
 
 # Written here because no library that was found serves: nlpaug and textattack bring in far more than this
@@ -116,8 +115,7 @@ def perturb_rows(
 
 def _named(name: str, strength: float) -> Perturbation:
     if name not in PERTURBATIONS:
-        close = difflib.get_close_matches(str(name), PERTURBATIONS, n=1)
-        found = f"there is no {name!r}" + (f"; did you mean {close[0]}?" if close else "")
+        found = f"there is no {name!r}{did_you_mean(name, PERTURBATIONS)}"
         raise ConfigError(explain("perturbation", found, f"Use one of {', '.join(PERTURBATIONS)}"))
     if not 0 <= strength <= 1:
         raise ConfigError(explain(f"strength of {name}", f"it is {strength!r}", "Give a number from 0 to 1"))

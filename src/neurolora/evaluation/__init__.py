@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         answer_token_loss,
         label_likelihood_accuracy,
     )
+    from neurolora.evaluation.task_score import task_score
 
 # Public name -> the file of this room that holds it, or the room below.
 _HOMES = {
@@ -88,6 +89,7 @@ _HOMES = {
     "perturb_text": "neurolora.estimation",
     "render_prompts": "prompts",
     "score_continuations": "likelihood",
+    "task_score": "task_score",
 }
 
 __all__ = [
@@ -130,6 +132,7 @@ __all__ = [
     "perturb_text",
     "render_prompts",
     "score_continuations",
+    "task_score",
 ]
 
 __getattr__ = lazy_attributes(__name__, _HOMES)

@@ -7,14 +7,13 @@ tensor by tensor (`by_tensor.py`, with a function of `arithmetic.py`); `concat` 
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neurolora.adapter_file import LORA
-from neurolora.errors import ConfigError, itemised
+from neurolora.errors import ConfigError, did_you_mean, itemised
 from neurolora.merging import arithmetic
 from neurolora.merging.by_tensor import Assembled, assemble_by_tensor
 from neurolora.merging.checks import HEADS
@@ -174,15 +173,9 @@ def find_problems(request: MergeRequest) -> list[Problem]:
     row = METHODS.get(request.method)
     if row is None:
         known = f"known are {', '.join(METHODS)}"
-        text = f"there is no {request.method!r}{nearest(request.method, METHODS)}; {known}"
+        text = f"there is no {request.method!r}{did_you_mean(request.method, METHODS)}; {known}"
         return [Problem("merge_method", text)]
     return [*_wrong_count(row, request), *_wrong_numbers(row, request), *_wrong_words(row, request)]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?`, or nothing when no known name is like `name`."""
-    close = difflib.get_close_matches(name.replace("-", "_"), list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _wrong_count(row: Method, request: MergeRequest) -> list[Problem]:

@@ -21,8 +21,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from neurolora.errors import ConfigError
-from neurolora.merging.methods import find_problems, message, nearest
+from neurolora.errors import ConfigError, did_you_mean
+from neurolora.merging.methods import find_problems, message
 from neurolora.merging.request import MergeRequest, Parent
 from neurolora.yaml_lines import read_yaml
 
@@ -126,7 +126,7 @@ def _tell(item: Any, lines: dict[str, int]) -> str:
     place = ".".join(map(str, location))
     where = f"{place}{_at(lines, place)}"
     if item["type"] == "extra_forbidden":
-        return f"{where}: unknown key{nearest(str(location[-1]), _known(location[:-1]))}"
+        return f"{where}: unknown key{did_you_mean(str(location[-1]), _known(location[:-1]))}"
     if item["type"] == "missing":
         return f"{where}: needed, but not given"
     return f"{where}: {item['msg']}, found {item['input']!r}"

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from neurolora.continual.config import METRICS, label_of
+from neurolora.continual.config import label_of
+from neurolora.evaluation.task_score import METRICS
 from neurolora.report.continual_facts import CellFacts, StreamFacts
 from neurolora.report.page import number
 

@@ -15,8 +15,8 @@ import pytest
 import neurolora.continual.cell as cell
 import neurolora.continual.run as run
 from neurolora.continual import load_stream, run_continual
-from neurolora.continual.lock import alone_in
 from neurolora.errors import DataError, OutputError
+from neurolora.locks import alone_in
 from neurolora.training.trainer import NeuroLoraTrainer
 
 
@@ -176,8 +176,8 @@ def test_a_stream_that_was_moved_goes_on(
 HOLDER = """
 import sys, time
 from pathlib import Path
-from neurolora.continual.lock import alone_in
-with alone_in(Path(sys.argv[1])):
+from neurolora.locks import alone_in
+with alone_in(Path(sys.argv[1]), "testing"):
     print("in", flush=True)
     time.sleep(60)
 """
@@ -190,18 +190,21 @@ def test_two_processes_are_not_in_one_folder(tmp_path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "in\n"
         try:
-            with pytest.raises(OutputError, match=r"another process .* Wait"), alone_in(tmp_path / "out"):
+            with (
+                pytest.raises(OutputError, match=r"another process .* Wait"),
+                alone_in(tmp_path / "out", "testing"),
+            ):
                 pass
         finally:
             other.kill()
     for _ in range(2):
-        with alone_in(tmp_path / "out"):
+        with alone_in(tmp_path / "out", "testing"):
             assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_stream_holds_its_folder(tiny_stream: ModuleType, tmp_path: Path) -> None:
     path = write(tiny_stream, tmp_path, "sequential", "lora")
-    with alone_in(tmp_path / "out"), pytest.raises(OutputError, match="another process"):
+    with alone_in(tmp_path / "out", "testing"), pytest.raises(OutputError, match="another process"):
         run_continual(load_stream(path), progress=False, overwrite=True)
     (tmp_path / "out").rmdir()
     (tmp_path / "out").write_text("a file")

@@ -1,0 +1,193 @@
+"""`neurolora reproduce`: a table of the paper by one command.
+
+Room: cli. Calls `studies`, and the report for the pages.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neurolora.cli.console import messages, print_json, progress_bars, results
+
+if TYPE_CHECKING:
+    from neurolora.studies.spec import Scale, Study
+
+Name = Annotated[
+    str, typer.Argument(metavar="STUDY", help="table1, table2, table3, table4, k, lambda, or all.")
+]
+ScaleName = Annotated[
+    str, typer.Option("--scale", help="miniature (the bundled world, two cores), small (one GPU), paper.")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="One seed and few rows: a look, in minutes.")]
+Model = Annotated[str | None, typer.Option("--model", help="Folder or hub name, in place of the scale's.")]
+Seeds = Annotated[str | None, typer.Option("--seeds", help="In place of the scale's: 0,1,2.")]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", min=1, help="Cells at once.  [default: a core each; 1 on a GPU]")
+]
+Work = Annotated[Path, typer.Option("--work-dir", help="Where the cells are kept, for this and later runs.")]
+Results = Annotated[
+    Path | None,
+    typer.Option(
+        "--results-dir", help="Where results go.  [default: studies/ of a checkout; --quick: the work-dir]"
+    ),
+]
+Folder = Annotated[Path | None, typer.Option("--studies", help="Folder of studies, for your own.")]
+AcceptOlder = Annotated[
+    bool, typer.Option("--accept-older", help="Take cells that other code has made; the result says so.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Count cells, parameters, steps, memory; run nothing.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the results on stdout.")]
+
+WORK = Path("runs/studies")
+
+
+def reproduce_command(
+    study: Name,
+    scale: ScaleName = "miniature",
+    quick: Quick = False,
+    model: Model = None,
+    seeds: Seeds = None,
+    jobs: Jobs = None,
+    work_dir: Work = WORK,
+    results_dir: Results = None,
+    studies: Folder = None,
+    accept_older: AcceptOlder = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a table or curve of the paper: search learning rates, train, score, compare, write the pages.
+
+    Every cell is kept by the fingerprint of its settings, data, model and code: stopped and given again, the
+    command goes on; after a change only what it touches is run again. Exit codes: 0 done; 2 wrong settings; 3
+    bad data; 5 training failed; 6 the output could not be written.
+    """
+    from neurolora.studies import default_folder
+
+    folder = studies or default_folder()
+    chosen, at = _chosen(folder, study, scale, quick, _changes(model, seeds))
+    if dry_run:
+        _print_plans(chosen, at, as_json)
+        return
+    output = results_dir or _results_folder(folder, work_dir, quick)
+    _run(chosen, at, work_dir / "cells", output, jobs, accept_older, as_json)
+
+
+def _changes(model: str | None, seeds: str | None) -> dict[str, Any]:
+    from neurolora.errors import ConfigError, explain
+
+    changes: dict[str, Any] = {"model": {"model_name_or_path": model}} if model else {}
+    if seeds:
+        try:
+            changes["seeds"] = [int(seed) for seed in seeds.split(",")]
+        except ValueError:
+            do = "Give whole numbers with commas between them: 0,1,2"
+            raise ConfigError(explain("--seeds", f"{seeds!r} is no list of numbers", do)) from None
+    return changes
+
+
+def _chosen(
+    folder: Path, study: str, scale: str, quick: bool, changes: dict[str, Any]
+) -> tuple[list[Study], Scale]:
+    """The studies that were named, and the scale."""
+    from neurolora.studies import load_scale, load_study, study_names
+
+    names = study_names(folder) if study == "all" else [study]
+    found = [load_study(folder, name) for name in names]
+    return found, load_scale(folder, scale, quick=quick, changes=changes)
+
+
+def _results_folder(studies: Path, work_dir: Path, quick: bool) -> Path:
+    """Beside the specs of a checkout; a look, and an installed package, leave no result there."""
+    is_ours = (studies.parent / "pyproject.toml").is_file()
+    return studies if is_ours and not quick else work_dir / "results"
+
+
+def _run(
+    chosen: list[Study], scale: Scale, cells: Path, output: Path, jobs: int | None, older: bool, as_json: bool
+) -> None:
+    from neurolora.report.studies import read_results, write_pages
+    from neurolora.studies import Book, reproduce, stored_results, write_result
+    from neurolora.studies.book import quiet_libraries
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    quiet_libraries()
+    console, done = messages(), []
+    with progress_bars() as bars:
+        book = Book(cells, jobs or _default_jobs(), older, _shown_in(bars))
+        for study in chosen:
+            done.append(reproduce(study, scale, book))
+            path = write_result(output, study, scale, done[-1])
+            console.print(f"{study.id}: {path}", markup=False)
+    pages = write_pages(read_results(stored_results(output, scale)), output)
+    if as_json:
+        print_json(done)
+        return
+    _print_results(done)
+    results().print("\n".join(str(page) for page in pages), markup=False)
+
+
+def _shown_in(bars: Any) -> Any:
+    """Progress of a book as one bar for each thing that it does."""
+    tasks: dict[str, Any] = {}
+
+    def show(what: str, done: int, of: int) -> None:
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=of)
+        bars.update(tasks[what], completed=done, total=of)
+
+    return show
+
+
+def _default_jobs() -> int:
+    """One on a GPU, else a core each."""
+    import torch
+
+    from neurolora.studies.book import threads_for
+
+    return 1 if torch.cuda.is_available() else threads_for(1)
+
+
+def _print_results(done: list[dict[str, Any]]) -> None:
+    from neurolora.cli.tables import plain_table
+    from neurolora.report.study_facts import claims, scores
+
+    for result in done:
+        for title, table in ((result["title"], scores(result)), ("", claims(result))):
+            if table.rows:
+                rows: list[list[str | None]] = [list(row) for row in table.rows]
+                results().print(plain_table(title, table.columns, rows))
+
+
+def _print_plans(chosen: list[Study], scale: Scale, as_json: bool) -> None:
+    from neurolora.cli.tables import plain_table
+    from neurolora.studies import plan_study
+
+    plans = [plan_study(study, scale) for study in chosen]
+    if as_json:
+        print_json(plans)
+        return
+    columns = ["", "task", "trainable", "% of base", "rows", "steps", "GB a process, about"]
+    for study, plan in zip(chosen, plans, strict=True):
+        rows: list[list[str | None]] = [
+            [
+                row["method"],
+                row["task"],
+                f"{row['trainable']:,}",
+                f"{row['percent']:.3f}",
+                f"{row['examples']:,}",
+                f"{row['steps']:,}",
+                f"{row['memory']['total'] / 1e9:.1f}",
+            ]
+            for row in plan["rows"]
+        ]
+        results().print(plain_table(study.title, columns, rows))
+        counted = ", ".join(f"{number} {what}" for what, number in plan["cells"].items())
+        results().print(f"{counted}, on {plan['processes']} process(es) each\n", markup=False)
+        for note in plan["notes"]:
+            messages().print(note, markup=False)

@@ -1,0 +1,131 @@
+"""The pages of `neurolora reproduce`: Markdown for the documentation and the README, HTML with pictures.
+
+Room: report. Made from results alone, and equal results give equal bytes, so that CI can tell whether a page
+is what the stored results say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from neurolora.errors import DataError, explain
+from neurolora.files import write_text
+from neurolora.report.page import write_page
+from neurolora.report.study_facts import (
+    Result,
+    TextTable,
+    claims,
+    costs,
+    differences,
+    in_words,
+    provenance,
+    scores,
+    searches,
+)
+from neurolora.report.study_pictures import curve_picture, score_bars
+
+PAGE, MARKDOWN = "results.html", "results.md"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+NOTE = (
+    "Means over seeds, ± half of a 95% interval (Student's t). The paper's figures are of Llama-3-8B on its "
+    "own tasks and stand beside ours for their order alone. A statement of the paper counts as held where "
+    "the 95% interval of the difference, paired by seed, lies above 0; among so many one or two would "
+    "leave 0 out by chance."
+)
+
+
+def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Results as `studies` wrote them. Raises DataError for a file that is none."""
+    found = []
+    for path in paths:
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            result["study"], result["rows"], result["columns"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            do = "Run `neurolora reproduce` again"
+            raise DataError(explain(f"reading the result {path}", f"it is none ({error})", do)) from None
+        found.append(result)
+    return found
+
+
+def results_markdown(results: Sequence[Result]) -> str:
+    """All results as one Markdown page: statements first, then each study."""
+    parts = ["# Results\n", f"{in_words(results)} {NOTE}\n"]
+    for result in results:
+        parts += [f"## {result['title']}\n", f"{result['about']}\n", _markdown(scores(result))]
+        parts += _section("Paired by seed", differences(result))
+        parts += _section("What the paper says", claims(result))
+        parts += _section("Costs", costs(result))
+        parts += _section("Chosen on validation rows of another seed", searches(result))
+        parts.append("".join(f"- {name}: {value}\n" for name, value in provenance(result)))
+    return "\n".join(parts)
+
+
+def _section(title: str, table: TextTable) -> list[str]:
+    return [f"### {title}\n", _markdown(table)] if table.rows else []
+
+
+def _markdown(table: TextTable) -> str:
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+    escaped = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+
+
+def readme_block(results: Sequence[Result]) -> str:
+    """The README's part: each study's own scores without the paper's, and the sentence on the claims."""
+    parts = [f"{in_words(results)}\n"]
+    for result in results:
+        table = scores(result)
+        own = 1 + len(result["columns"])
+        short = TextTable(table.columns[:own], [row[:own] for row in table.rows])
+        parts += [f"**{result['title']}**\n", _markdown(short)]
+    return "\n".join(parts)
+
+
+def with_block(text: str, block: str, where: str) -> str:
+    """`text` with what stands between the two marks replaced. Raises DataError if they are not there."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        do = f"Put {BEGIN} and {END} where the results belong"
+        raise DataError(explain(f"putting the results into {where}", "it has no marks for them", do))
+    return f"{before}{BEGIN}\n{block}{END}{after}"
+
+
+def write_pages(results: Sequence[Result], folder: Path) -> list[Path]:
+    """`results.md` and `results.html` in a folder. Raises OutputError."""
+    write_text(folder / MARKDOWN, results_markdown(results))
+    values = {
+        "title": "The paper's tables",
+        "subtitle": in_words(results),
+        "problems": [],
+        "note": NOTE,
+        "studies": [_study(result) for result in results],
+    }
+    return [folder / MARKDOWN, write_page("studies.html.j2", folder / PAGE, values)]
+
+
+def _study(result: Result) -> dict[str, Any]:
+    column = result["columns"][-1]["id"]
+    shown = [column]
+    if result["kind"] != "single":
+        shown = [each["id"] for each in result["columns"] if each["id"] in ("average", "bwt")] or [
+            each["id"] for each in result["columns"] if each["id"].endswith("_kept")
+        ]
+    pictures = (
+        [curve_picture(result, column)] if result["curve"] else [score_bars(result, one) for one in shown]
+    )
+    return {
+        "title": result["title"],
+        "about": result["about"],
+        "pictures": pictures,
+        "scores": scores(result),
+        "differences": differences(result),
+        "claims": claims(result),
+        "costs": costs(result),
+        "searches": searches(result),
+        "provenance": provenance(result),
+    }

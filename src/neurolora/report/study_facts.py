@@ -1,0 +1,174 @@
+"""A study's result as tables of text: what the Markdown and the HTML page both show.
+
+Room: report. Reads the plain JSON that `studies` writes; pure functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from neurolora.report.page import ABSENT, number
+
+Result = Mapping[str, Any]
+VERDICTS = {
+    "held": "held",
+    "opposite": "did not hold: the opposite did",
+    "open": "not decided",
+    "not measured": "not measured",
+}
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Columns and rows of text."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def spread(interval: Mapping[str, Any] | None, digits: int = 1) -> str:
+    """`64.2 ± 1.1`, half of the 95% interval behind the sign; the mean alone where one seed was run."""
+    if interval is None:
+        return ABSENT
+    centre = f"{interval['mean']:.{digits}f}"
+    return (
+        centre if interval["low"] is None else f"{centre} ± {interval['mean'] - interval['low']:.{digits}f}"
+    )
+
+
+def scores(result: Result) -> TextTable:
+    """Each row's means over seeds with intervals, and the paper's figures beside them."""
+    columns = ["", *(column["name"] for column in result["columns"])]
+    printed = [column["id"] for column in result["columns"] if _is_printed(result, column["id"])]
+    names = {column["id"]: column["name"] for column in result["columns"]}
+    columns += [f"paper: {names[column]}" for column in printed]
+    rows = []
+    for row in result["rows"]:
+        own = [spread(row["intervals"].get(column["id"])) for column in result["columns"]]
+        paper = [_printed(row["paper"].get(column)) for column in printed]
+        rows.append([row["name"], *own, *paper])
+    return TextTable(columns, rows)
+
+
+def _is_printed(result: Result, column: str) -> bool:
+    return any(column in row["paper"] for row in result["rows"])
+
+
+def _printed(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.1f}"
+
+
+def differences(result: Result) -> TextTable:
+    """Each row less those it is tested against: difference, interval and p, paired by seed."""
+    names = {row["id"]: row["name"] for row in result["rows"]}
+    columns = ["", "less", *(column["name"] for column in result["columns"])]
+    rows = [
+        [row["name"], names[other], *(_difference(found.get(column["id"])) for column in result["columns"])]
+        for row in result["rows"]
+        for other, found in row["against"].items()
+    ]
+    return TextTable(columns, rows)
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ABSENT
+    centre = f"{found['mean']:+.1f}"
+    if found["low"] is None:
+        return centre
+    p = "" if found["p"] is None else f", p {found['p']:.2g}"
+    return f"{centre} ± {found['mean'] - found['low']:.1f}{p}"
+
+
+def costs(result: Result) -> TextTable:
+    """What each row trains, stores and takes."""
+    kinds = {
+        "trainable": "trainable",
+        "percent": "% of the base",
+        "stored": "stored",
+        "active": "active for a token",
+        "seconds": "seconds a run",
+        "peak_bytes": "peak memory, MB",
+    }
+    have = [kind for kind in kinds if any(kind in row["costs"] for row in result["rows"])]
+    printed = any("percent" in row["paper"] for row in result["rows"])
+    rows = []
+    for row in result["rows"]:
+        cells = [_cost(kind, row["costs"].get(kind)) for kind in have]
+        paper = row["paper"].get("percent")
+        rows.append([row["name"], *cells, *([number(paper)] if printed else [])])
+    return TextTable(["", *(kinds[kind] for kind in have), *(["paper: %"] if printed else [])], rows)
+
+
+def _cost(kind: str, value: float | None) -> str:
+    if value is None:
+        return ABSENT
+    if kind == "peak_bytes":
+        return f"{value / 1e6:,.0f}"
+    return f"{value:,.0f}" if kind != "percent" else f"{value:.2f}"
+
+
+def searches(result: Result) -> TextTable:
+    """What was tried on validation rows, and what was taken."""
+    rows = [
+        [
+            found["name"],
+            ", ".join(f"{one['value']:g}: {one['score']:.1f}" for one in found["tried"]) or ABSENT,
+            f"{found['chosen']:g}",
+            "yes" if found["at_an_end"] else "",
+        ]
+        for found in result["searches"]
+    ]
+    return TextTable(["", "tried: score on validation", "taken", "at an end"], rows)
+
+
+def claims(result: Result) -> TextTable:
+    """The paper's sentences with what these results say of them."""
+    rows = [
+        [claim["say"], VERDICTS[claim["verdict"]], _difference(claim["difference"])]
+        for claim in result["claims"]
+    ]
+    return TextTable(["the paper says", "here", "difference"], rows)
+
+
+def count_verdicts(results: Sequence[Result]) -> dict[str, int]:
+    """How many claims of all studies ended in each verdict."""
+    counted = dict.fromkeys(VERDICTS, 0)
+    for result in results:
+        for claim in result["claims"]:
+            counted[claim["verdict"]] += 1
+    return counted
+
+
+def in_words(results: Sequence[Result]) -> str:
+    """One sentence on all claims."""
+    counted = count_verdicts(results)
+    of = sum(counted.values())
+    parts = [f"{counted['held']} held", f"{counted['opposite']} turned out the other way round"]
+    parts.append(f"{counted['open']} these seeds do not decide")
+    if counted["not measured"]:
+        parts.append(f"{counted['not measured']} were not measured")
+    return f"Of {of} statements of the paper that can be compared here, {'; '.join(parts)}."
+
+
+def provenance(result: Result) -> list[tuple[str, str]]:
+    """Where the numbers come from."""
+    environment = result["environment"]
+    git = environment.get("git") or {}
+    code = f"{git.get('commit', ABSENT)[:12]}{' (with changes)' if git.get('dirty') else ''}"
+    rows = [
+        ("Scale", f"{result['scale']['id']}: {result['scale']['about']}"),
+        ("Seeds", ", ".join(map(str, result["seeds"]))),
+        ("Scored on", f"at most {result['sizes']['eval']['limit'] or 'all'} test rows of each task"),
+        ("Cells", str(len(result["cells"]))),
+        ("Code", code),
+        ("Made", environment["time"]),
+        ("Device", f"{environment['device']}, {environment['cpu_count']} cores"),
+        ("torch, transformers, peft", ", ".join(str(environment["versions"][name]) for name in
+                                               ("torch", "transformers", "peft"))),
+    ]  # fmt: skip
+    if result["older_code"]:
+        rows.append(("Made by other code", f"{result['older_code']} cells, taken as they were"))
+    return rows

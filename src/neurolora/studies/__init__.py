@@ -1,0 +1,42 @@
+"""The paper's experiments as studies: a spec in YAML becomes a result in JSON.
+
+Room: studies, above training, merging and streams, below the commands. A study is data (`studies/` of the
+checkout); the three kinds of studies are code. `reproduce` runs one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from neurolora.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from neurolora.studies.book import Book
+    from neurolora.studies.library import default_folder, load_scale, load_study, study_names
+    from neurolora.studies.reproduce import plan_study, reproduce, stored_results, write_result
+
+_HOMES = {
+    "Book": "book",
+    "default_folder": "library",
+    "load_scale": "library",
+    "load_study": "library",
+    "plan_study": "reproduce",
+    "reproduce": "reproduce",
+    "stored_results": "reproduce",
+    "study_names": "library",
+    "write_result": "reproduce",
+}
+
+__all__ = [
+    "Book",
+    "default_folder",
+    "load_scale",
+    "load_study",
+    "plan_study",
+    "reproduce",
+    "stored_results",
+    "study_names",
+    "write_result",
+]
+
+__getattr__ = lazy_attributes(__name__, _HOMES)

@@ -1,0 +1,154 @@
+"""The cells of all studies on disk: what is done is read, what is missing is run, in several processes.
+
+Room: studies. Whoever reproduces opens one book in a folder, and the kinds of studies ask it for results. A
+cell is done if its record is there, whole, and made by the code of now; others count only where that was
+asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neurolora.errors import NeuroLoraError, TrainingError, explain
+from neurolora.studies.cells import Cell
+from neurolora.studies.code import code_fingerprint
+from neurolora.studies.work import do_work, read_record
+
+Record = dict[str, Any]
+#: Told what is being done, how much of it is done, and of how much.
+Progress = Callable[[str, int, int], None]
+
+
+def _untold(what: str, done: int, of: int) -> None:
+    """Nobody listens."""
+
+
+@dataclass
+class Book:
+    """The cells in a folder. jobs: processes at once. accept_older: take records of other code as they are.
+
+    older: the keys of such records that were taken.
+    """
+
+    folder: Path
+    jobs: int = 1
+    accept_older: bool = False
+    progress: Progress = _untold
+    older: set[str] = field(default_factory=set)
+
+    def place(self, cell: Cell) -> Path:
+        """The folder of a cell."""
+        return self.folder / cell.key
+
+    def read(self, cell: Cell) -> Record | None:
+        """The record of a cell that is done."""
+        record = read_record(self.place(cell))
+        if record is None:
+            return None
+        if record["code"] != code_fingerprint(cell.kind):
+            if not self.accept_older:
+                return None
+            self.older.add(cell.key)
+        return record
+
+    def missing(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those that are still to be run, each once."""
+        return [cell for cell in {cell.key: cell for cell in cells}.values() if self.read(cell) is None]
+
+    def run(self, cells: Sequence[Cell], what: str) -> dict[str, Record]:
+        """The records of all cells by key; what is missing is run first, parents before those who need them.
+
+        Raises the first error of a cell, with its name, after the others that run have ended.
+        """
+        parents = [parent for cell in self.missing(cells) for parent in cell.parents]
+        if parents:
+            self.run(parents, f"{what}, parents")
+        missing, total = self.missing(cells), len({cell.key for cell in cells})
+        self.progress(what, total - len(missing), total)
+        for ended, _ in enumerate(self._do(missing), start=1):
+            self.progress(what, total - len(missing) + ended, total)
+        found = {cell.key: self.read(cell) for cell in cells}
+        return {key: record for key, record in found.items() if record is not None}
+
+    def _do(self, cells: list[Cell]) -> Iterator[None]:
+        """Run cells, as many at once as there are jobs; yields as each ends."""
+        if min(self.jobs, len(cells)) <= 1:
+            for cell in cells:
+                _work(cell, self.place(cell), self._parents(cell))
+                yield
+            return
+        with _workers(self.jobs) as pool:
+            running: set[Future[Record]] = {
+                pool.submit(_work, cell, self.place(cell), self._parents(cell)) for cell in cells
+            }
+            while running:
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    _require_done(future)
+                    yield
+
+    def _parents(self, cell: Cell) -> list[Path]:
+        return [self.place(parent) for parent in cell.parents]
+
+
+def _work(cell: Cell, folder: Path, parents: list[Path]) -> Record:
+    """`do_work` with the cell's name in front of whatever it says."""
+    try:
+        return do_work(cell, folder, parents)
+    except NeuroLoraError as error:
+        raise type(error)(f"{cell.name}: {error}") from error
+
+
+def _require_done(future: Future[Record]) -> None:
+    try:
+        future.result()
+    except BrokenProcessPool as error:
+        found = "the system ended one of the processes, as it does when memory runs out"
+        do = "Give the command again with fewer --jobs: what is done is kept"
+        raise TrainingError(explain("running cells", found, do)) from error
+
+
+@contextlib.contextmanager
+def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes that share the cores; on an error or an interrupt what waits is let go."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(threads_for(jobs),))
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def threads_for(jobs: int) -> int:
+    """How many threads each of so many processes may take."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // jobs)
+
+
+def _begin(threads: int) -> None:
+    """In a new worker: its share of the cores, and quiet libraries."""
+    import warnings
+
+    import torch
+
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """No bars of loading weights, one for each of hundreds of models."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

@@ -1,0 +1,63 @@
+"""The fingerprint of the code that a cell's numbers depend on.
+
+Room: studies. It reads the package's own sources. Comments, docstrings and layout do not count, and neither
+do files that only show or count things.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+_TRAINING = ("core", "tuner", "tasks", "world", "training", "evaluation")
+#: Kind of cell -> the rooms that its numbers come from.
+ROOMS = {
+    "train": _TRAINING,
+    "merge": (*_TRAINING, "merging", "adapter_reader.py", "adapter_file.py"),
+    "stream": (*_TRAINING, "merging", "continual", "adapter_reader.py", "adapter_file.py"),
+}
+#: Files of these rooms that no score depends on.
+SHOWING = frozenset(
+    f"{room}/{name}.py"
+    for room, names in {
+        "training": ("progress", "plan", "memory", "names", "flags", "metrics"),
+        "tuner": ("statistics",),
+        "core": ("accounting",),
+        "evaluation": ("comparison", "foreign", "accuracy_estimate"),
+        "tasks": ("naming", "saved", "unlabelled"),
+    }.items()
+    for name in names
+)
+
+
+@cache
+def code_fingerprint(kind: str) -> str:
+    """SHA-256 over the syntax trees of the files behind a kind of cell, in hex."""
+    digest = hashlib.sha256()
+    for path in _files(kind):
+        name = path.relative_to(PACKAGE).as_posix()
+        digest.update(f"{name}\n{_meaning(path.read_text(encoding='utf-8'))}\n".encode())
+    return digest.hexdigest()
+
+
+def _files(kind: str) -> list[Path]:
+    found: list[Path] = []
+    for room in ROOMS[kind]:
+        place = PACKAGE / room
+        found += [place] if place.is_file() else sorted(place.rglob("*.py"))
+    return [path for path in found if path.relative_to(PACKAGE).as_posix() not in SHOWING]
+
+
+def _meaning(source: str) -> str:
+    """The syntax tree without docstrings and places: equal for code that does the same line by line."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree, include_attributes=False)

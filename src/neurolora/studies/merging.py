@@ -1,0 +1,98 @@
+"""Studies of merging (Table 2): the adapters of a seed, one for each task, merged and scored on all tasks.
+
+Room: studies. The scale of each merge is chosen on validation rows, with the adapters of the search's seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from statistics import mean
+
+from neurolora.studies.book import Book
+from neurolora.studies.cells import Cell
+from neurolora.studies.search import Grid, Wanted, search_values
+from neurolora.studies.single import Rates, find_rates, score_on, tested
+from neurolora.studies.spec import Merge, Row, Scale, Study
+from neurolora.studies.table import Table
+
+ALONE, KEPT = "alone", "kept"
+
+
+def run_merging(study: Study, scale: Scale, book: Book) -> Table:
+    """Alone, merged, and the percentage that is kept, for each method and way to merge."""
+    columns = {ALONE: ALONE}
+    for merge, row in study.merges.items():
+        columns |= {merge: row.name, f"{merge}_{KEPT}": f"{row.name}, % {KEPT}"}
+    table = Table(columns)
+    rates = find_rates(study.rows, study.tasks, scale, book, study.id)
+    chosen = _search(study, scale, book, rates)
+    table.searches = [grid.to_dict() for grid in chosen.values()]
+    for label, seed in itertools.product(study.rows, scale.seeds):
+        _add_seed(study, scale, book, table, label, seed, rates[label], chosen)
+    return table
+
+
+def _search(study: Study, scale: Scale, book: Book, rates: dict[str, Rates]) -> dict[tuple[str, str], Grid]:
+    """For each method and way to merge, the scale of the merged adapter."""
+    pairs = list(itertools.product(study.rows, study.merges))
+    wanted = []
+    for label, merge in pairs:
+        parents = [rates[label][task].cells[rates[label][task].best] for task in study.tasks]
+        row, way = study.rows[label], study.merges[merge]
+        make = partial(_merged, study, scale, row, way, parents, "validation", scale.search.limit)
+        wanted.append(Wanted(f"{row.name}, {way.name}", make, way.lambdas))
+    grids = search_values(book, wanted, f"{study.id}, scales of merges")
+    return dict(zip(pairs, grids, strict=True))
+
+
+def _add_seed(
+    study: Study,
+    scale: Scale,
+    book: Book,
+    table: Table,
+    label: str,
+    seed: int,
+    rates: Rates,
+    chosen: dict[tuple[str, str], Grid],
+) -> None:
+    row = study.rows[label]
+    parents = [tested(scale, row, task, seed, rates[task].best) for task in study.tasks]
+    found = book.run(parents, f"{study.id}, adapters")
+    alone = mean(
+        found[cell.key]["scores"][task]["value"] for cell, task in zip(parents, study.tasks, strict=True)
+    )
+    merged = {
+        merge: _merged(study, scale, row, way, parents, "test", scale.eval.limit, chosen[label, merge].best)
+        for merge, way in study.merges.items()
+    }
+    table.cells += [*parents, *merged.values()]
+    records = book.run(list(merged.values()), study.id)
+    table.add(label, ALONE, alone)
+    for merge, cell in merged.items():
+        score = mean(one["value"] for one in records[cell.key]["scores"].values())
+        table.add(label, merge, score)
+        table.add(label, f"{merge}_{KEPT}", 100 * score / alone)
+
+
+def _merged(
+    study: Study,
+    scale: Scale,
+    row: Row,
+    way: Merge,
+    parents: list[Cell],
+    split: str,
+    limit: int | None,
+    lambda_: float,
+) -> Cell:
+    settings = {"method": way.method, "lambda_": lambda_}
+    settings |= {"density": way.density} if way.density is not None else {}
+    routed = row.adapter["method"] in ("neurolora", "flylora")
+    settings |= {"gates": way.gates} if routed and way.gates != "average" else {}
+    return Cell(
+        kind="merge",
+        name=f"{way.name} of {row.name}, scale {lambda_:g}",
+        work=settings,
+        scores=tuple(score_on(scale, task, split, limit) for task in study.tasks),
+        parents=tuple(parents),
+    )

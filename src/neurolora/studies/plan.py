@@ -1,0 +1,118 @@
+"""What a study would be, without running it: cells, parameters, steps and memory of each row.
+
+Room: studies; `neurolora reproduce --dry-run` prints it. The base is built on the meta device; where neither
+the model nor the data are at hand, the scale's own figures stand in for them, and the plan says so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from neurolora.errors import ConfigError, DataError, NeuroLoraError
+from neurolora.studies.single import adapter_of, train_of
+from neurolora.studies.spec import Row, Scale, Study
+
+
+def plan_study(study: Study, scale: Scale) -> dict[str, Any]:
+    """`cells`, how many of each kind; `rows`, one for each method and task; `notes`.
+
+    A row: method, task, trainable, percent, steps, rows_per_step, memory_bytes. Searches that go on beyond
+    their first rates are not foreseen. Raises ConfigError for settings that cannot work.
+    """
+    notes: list[str] = []
+    methods = _methods(study)
+    rows = [_row(scale, row, task, notes) for row in methods.values() for task in study.tasks]
+    return {
+        "study": study.id,
+        "scale": scale.id,
+        "processes": scale.processes,
+        "cells": _count(study, scale),
+        "rows": rows,
+        "notes": list(dict.fromkeys(notes)),
+    }
+
+
+def _methods(study: Study) -> dict[str, Row]:
+    """The rows that are trained."""
+    if study.stream_rows:
+        return {row.of: study.methods[row.of] for row in study.stream_rows.values()}
+    return study.rows
+
+
+def _count(study: Study, scale: Scale) -> dict[str, int]:
+    """Training runs, merges and streams, each once for every seed; searches as they begin."""
+    seeds, tasks = len(scale.seeds), len(study.tasks)
+    tried = min(3, scale.search.most)
+    searched = 1 if study.rates_of else len(_methods(study))
+    found = {"searches of learning rates": searched * tasks * tried}
+    if study.kind != "streams":
+        found["training runs"] = len(study.rows) * tasks * seeds
+    if study.kind == "merging":
+        merges = sum(len(way.lambdas) for way in study.merges.values())
+        found["merges"] = len(study.rows) * (merges + len(study.merges) * seeds)
+    if study.kind == "streams":
+        values = sum(len(each) for row in study.stream_rows.values() for each in row.search.values())
+        found["streams"] = len(study.stream_rows) * seeds + values
+    return found
+
+
+def _row(scale: Scale, row: Row, task: str, notes: list[str]) -> dict[str, Any]:
+    from neurolora.training import load_config
+    from neurolora.training.memory import estimate_memory
+    from neurolora.training.plan import count_parameters, count_steps, meta_model
+
+    values = {
+        "model": scale.model,
+        "adapter": adapter_of(row, scale.seeds[0]),
+        "data": {**scale.data, **scale.tasks[task].data},
+        "train": train_of(scale, row, next(iter(scale.rates.values()))),
+        "output": {"output_dir": str(Path("unused"))},
+    }
+    config = load_config(None, values)
+    model_config = _model_config(config, scale, notes)
+    model = meta_model(config, model_config)
+    parameters = count_parameters(model, config)
+    examples = _examples(config, scale, task, notes)
+    steps = count_steps(config, examples, scale.processes)
+    memory = estimate_memory(model, config, model_config, config.data.max_length)
+    return {
+        "method": row.name,
+        "task": scale.tasks[task].name,
+        "trainable": parameters["trainable"],
+        "percent": parameters["percent_of_base"],
+        "examples": examples,
+        "steps": steps["total"],
+        "rows_per_step": steps["rows_per_step"],
+        "memory": memory,
+    }
+
+
+def _model_config(config: Any, scale: Scale, notes: list[str]) -> Any:
+    from neurolora.training import setup
+
+    try:
+        return setup.load_model_config(config)
+    except ConfigError as error:
+        if scale.dimensions is None:
+            raise
+        from transformers import AutoConfig
+
+        notes.append(f"the model is not here, so the scale's own dimensions are counted: {error}")
+        dimensions = dict(scale.dimensions)
+        return AutoConfig.for_model(dimensions.pop("model_type"), **dimensions)
+
+
+def _examples(config: Any, scale: Scale, task: str, notes: list[str]) -> int:
+    """Training rows, at most as many as the scale takes."""
+    from neurolora.tasks import load_rows
+    from neurolora.training import setup
+
+    limit, told = config.data.max_train_samples, scale.tasks[task].rows
+    try:
+        return len(load_rows(setup.task_request(config, limit), "train"))
+    except (DataError, ConfigError, NeuroLoraError) as error:
+        if told is None:
+            raise
+        notes.append(f"{scale.tasks[task].name} is counted as {told:,} rows, for it is not here: {error}")
+        return min(told, limit or told)

@@ -1,0 +1,115 @@
+"""From a table of numbers to a result: intervals, paired tests, verdicts on the paper's claims, provenance.
+
+Room: studies. Pure but for `environment()`; what it makes is plain JSON, which `report` shows.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import mean, stdev
+from typing import Any
+
+from scipy import stats
+
+from neurolora.provenance import environment, fingerprint_json
+from neurolora.studies.code import code_fingerprint
+from neurolora.studies.spec import Claim, Scale, Study
+from neurolora.studies.table import Table
+
+LEVEL = 0.95
+
+
+def interval(values: list[float]) -> dict[str, float | int | None]:
+    """Mean and 95% interval (Student's t over seeds); of one value there is none."""
+    n = len(values)
+    half = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * stdev(values) / math.sqrt(n) if n > 1 else None
+    centre = mean(values)
+    low, high = (None, None) if half is None else (centre - half, centre + half)
+    return {"mean": centre, "low": low, "high": high, "n": n}
+
+
+def paired(better: list[float], than: list[float]) -> dict[str, float | int | None]:
+    """The difference, seed by seed, with its 95% interval and the p of a paired t-test (two-sided)."""
+    differences = [one - other for one, other in zip(better, than, strict=True)]
+    found = interval(differences)
+    p = None
+    if len(differences) > 1 and stdev(differences) > 0:
+        p = float(stats.ttest_rel(better, than).pvalue)
+    return {**found, "p": p}
+
+
+def verdict(difference: dict[str, float | int | None]) -> str:
+    """`held` or `opposite` where the interval leaves 0 out; else `open`."""
+    low, high = difference["low"], difference["high"]
+    if low is None or high is None or low <= 0 <= high:
+        return "open"
+    return "held" if low > 0 else "opposite"
+
+
+def make_result(study: Study, scale: Scale, table: Table, older: set[str]) -> dict[str, Any]:
+    """The result of a study as plain JSON values."""
+    return {
+        "study": study.id,
+        "title": study.title,
+        "about": study.about,
+        "kind": study.kind,
+        "scale": {"id": scale.id, "about": scale.about, "quick": scale.quick},
+        "model": scale.model,
+        "seeds": scale.seeds,
+        "columns": [{"id": column, "name": name} for column, name in table.columns.items()],
+        "tasks": {task: scale.tasks[task].data for task in study.tasks},
+        "rows": [_row(study, table, label) for label in table.values],
+        "against": study.against,
+        "curve": None if study.curve is None else _curve(study),
+        "claims": [_claim(claim, table) for claim in study.claims],
+        "searches": table.searches,
+        "search": scale.search.model_dump(),
+        "sizes": {"data": scale.data, "train": scale.train, "eval": scale.eval.model_dump()},
+        "cells": [cell.key for cell in table.cells],
+        "older_code": len({cell.key for cell in table.cells} & older),
+        "code": {kind: code_fingerprint(kind)[:16] for kind in sorted({cell.kind for cell in table.cells})},
+        "spec": fingerprint_json(study.model_dump())[:16],
+        "environment": environment(),
+    }
+
+
+def _row(study: Study, table: Table, label: str) -> dict[str, Any]:
+    values = table.values[label]
+    against = [other for other in study.against if other != label and other in table.values]
+    return {
+        "id": label,
+        "name": study.names[label],
+        "values": {column: [round(value, 4) for value in each] for column, each in values.items()},
+        "intervals": {column: interval(each) for column, each in values.items()},
+        "paper": study.paper.get(label, {}),
+        "against": {
+            other: {column: paired(each, table.values[other][column]) for column, each in values.items()}
+            for other in against
+        },
+        "costs": table.costs.get(label, {}),
+    }
+
+
+def _curve(study: Study) -> dict[str, Any]:
+    """Where each row lies on the axis."""
+    assert study.curve is not None
+    method = study.rates_of or next(iter(study.methods))
+    places = {label: _setting(row.adapter, study.curve.setting) for label, row in study.rows.items()}
+    return {"label": study.curve.label, "of": method, "places": places}
+
+
+def _setting(adapter: dict[str, Any], name: str) -> float:
+    """A row's value of a setting: its own, or the method's default."""
+    from neurolora.training.adapter_section import config_class
+
+    return float(adapter.get(name, getattr(config_class(adapter["method"])(), name)))
+
+
+def _claim(claim: Claim, table: Table) -> dict[str, Any]:
+    """A sentence with the difference that decides on it; a place that is not in the table leaves it open."""
+    (row, column), (other, against) = claim.better, claim.than
+    try:
+        found = paired(table.values[row][column], table.values[other][against])
+    except KeyError:
+        return {"say": claim.say, "verdict": "not measured", "difference": None}
+    return {"say": claim.say, "verdict": verdict(found), "difference": found}

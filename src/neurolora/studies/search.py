@@ -1,0 +1,104 @@
+"""Choosing a setting on validation rows, with one seed that no table counts: one rule for every method.
+
+Room: studies; called by the kinds of studies. A learning rate starts from the scale's; its neighbours are
+tried, then the next one for as long as the best lies at an end. All that was tried stands in the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from neurolora.studies.book import Book
+from neurolora.studies.cells import Cell
+from neurolora.studies.spec import Search
+
+
+@dataclass
+class Grid:
+    """What was tried for one thing: values and their scores. cells: what was run for each."""
+
+    name: str
+    make: Callable[[float], Cell]
+    tried: dict[float, float] = field(default_factory=dict)
+    cells: dict[float, Cell] = field(default_factory=dict)
+
+    @property
+    def best(self) -> float:
+        """The value with the best score; of equal ones the lowest."""
+        return min(self.tried, key=lambda value: (-self.tried[value], value))
+
+    @property
+    def at_an_end(self) -> bool:
+        """Whether a better one may lie beyond what was tried."""
+        return len(self.tried) > 1 and self.best in (min(self.tried), max(self.tried))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in a result."""
+        tried = [{"value": value, "score": self.tried[value]} for value in sorted(self.tried)]
+        return {"name": self.name, "tried": tried, "chosen": self.best, "at_an_end": self.at_an_end}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A search that is asked for: its name, the cell of a value, and the values to begin with."""
+
+    name: str
+    make: Callable[[float], Cell]
+    values: Sequence[float]
+
+
+Scoring = Callable[[dict[str, Any]], float]
+
+
+def score_of(record: dict[str, Any]) -> float:
+    """The mean of a record's scores."""
+    values = [score["value"] for score in record["scores"].values()]
+    return float(sum(values) / len(values))
+
+
+def search_rates(book: Book, wanted: Sequence[Wanted], search: Search, what: str) -> list[Grid]:
+    """A grid of learning rates for each, from its one value on, all searched side by side."""
+    grids = [Grid(each.name, each.make) for each in wanted]
+    due = [_first(each.values[0], search) for each in wanted]
+    while any(due):
+        _try(book, grids, due, what)
+        due = [_next(grid, search) for grid in grids]
+    return grids
+
+
+def search_values(book: Book, wanted: Sequence[Wanted], what: str, score: Scoring = score_of) -> list[Grid]:
+    """A grid for each, of the values that are given."""
+    grids = [Grid(each.name, each.make) for each in wanted]
+    _try(book, grids, [list(each.values) for each in wanted], what, score)
+    return grids
+
+
+def _try(book: Book, grids: list[Grid], due: list[list[float]], what: str, score: Scoring = score_of) -> None:
+    for grid, values in zip(grids, due, strict=True):
+        grid.cells |= {value: grid.make(value) for value in values}
+    cells = [grid.cells[value] for grid, values in zip(grids, due, strict=True) for value in values]
+    found = book.run(cells, what)
+    for grid, values in zip(grids, due, strict=True):
+        grid.tried |= {value: score(found[grid.cells[value].key]) for value in values}
+
+
+def _first(start: float, search: Search) -> list[float]:
+    around = (_rounded(rate) for rate in (start / search.factor, start * search.factor))
+    return [start, *around][: search.most]
+
+
+def _next(grid: Grid, search: Search) -> list[float]:
+    """One more beyond the end where the best lies; none if it lies inside, or if there are enough."""
+    if len(grid.tried) < 3 or len(grid.tried) >= search.most or not grid.at_an_end:
+        return []
+    is_low = grid.best == min(grid.tried)
+    return [_rounded(grid.best / search.factor if is_low else grid.best * search.factor)]
+
+
+def _rounded(value: float) -> float:
+    """Six digits, so that the same rate is the same number however it was reached."""
+    digits = 5 - math.floor(math.log10(abs(value)))
+    return round(value, digits)

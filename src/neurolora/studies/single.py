@@ -1,0 +1,125 @@
+"""Studies of single tasks (Tables 1 and 4, the curves of k and lambda): rows trained on tasks, seed by seed.
+
+Room: studies. `merging.py` and `streams.py` take their adapters and learning rates from here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+from statistics import mean
+from typing import Any
+
+from neurolora.studies.book import Book
+from neurolora.studies.cells import Cell, Score
+from neurolora.studies.search import Grid, Wanted, search_rates
+from neurolora.studies.spec import Row, Scale, Study
+from neurolora.studies.table import AVERAGE, Table, training_costs
+
+#: Methods whose A follows from a seed of its own; it is the run's, so that seeds differ in A too.
+SEEDED = ("flylora", "neurolora", "mole")
+Rates = dict[str, Grid]  # task -> the rates that were tried
+
+
+def run_single(study: Study, scale: Scale, book: Book) -> Table:
+    """Every row on every task with every seed, at the learning rates that validation chose."""
+    table = Table({task: scale.tasks[task].name for task in study.tasks})
+    if len(study.tasks) > 1:
+        table.columns[AVERAGE] = AVERAGE
+    searched = _rates(study, scale, book)
+    table.searches = [grid.to_dict() for rates in searched.values() for grid in rates.values()]
+    grids = {label: searched[study.rates_of or label] for label in study.rows}
+    plan = {
+        (label, task, seed): tested(scale, study.rows[label], task, seed, grids[label][task].best)
+        for label, seed, task in itertools.product(study.rows, scale.seeds, study.tasks)
+    }
+    table.cells = list(plan.values())
+    found = book.run(table.cells, study.id)
+    for label, seed in itertools.product(study.rows, scale.seeds):
+        values = [_value(found[plan[label, task, seed].key], task) for task in study.tasks]
+        for task, value in zip(study.tasks, values, strict=True):
+            table.add(label, task, value)
+        if AVERAGE in table.columns:
+            table.add(label, AVERAGE, mean(values))
+    for label in study.rows:
+        records = [found[cell.key] for (row, _, _), cell in plan.items() if row == label]
+        table.costs[label] = training_costs(records)
+    return table
+
+
+def _rates(study: Study, scale: Scale, book: Book) -> dict[str, Rates]:
+    """The searched learning rates of each row, or of the one method whose rates all rows take."""
+    rows = {study.rates_of: study.methods[study.rates_of]} if study.rates_of else study.rows
+    return find_rates(rows, study.tasks, scale, book, study.id)
+
+
+def find_rates(
+    rows: dict[str, Row], tasks: list[str], scale: Scale, book: Book, study: str
+) -> dict[str, Rates]:
+    """For each method and task the learning rates that were tried on validation rows."""
+    pairs = list(itertools.product(rows, tasks))
+    wanted = [
+        Wanted(
+            f"{rows[label].name}, {scale.tasks[task].name}",
+            _by_rate(scale, rows[label], task),
+            [scale.rates[label]],
+        )
+        for label, task in pairs
+    ]
+    grids = search_rates(book, wanted, scale.search, f"{study}, learning rates")
+    found: dict[str, Rates] = {label: {} for label in rows}
+    for (label, task), grid in zip(pairs, grids, strict=True):
+        found[label][task] = grid
+    return found
+
+
+def _by_rate(scale: Scale, row: Row, task: str) -> Callable[[float], Cell]:
+    return partial(_validated, scale, row, task)
+
+
+def _validated(scale: Scale, row: Row, task: str, rate: float) -> Cell:
+    """A run of the search's seed, scored on validation rows."""
+    return _cell(scale, row, task, scale.search.seed, rate, "validation", scale.search.limit)
+
+
+def tested(scale: Scale, row: Row, task: str, seed: int, rate: float) -> Cell:
+    """A run that counts, scored on test rows."""
+    return _cell(scale, row, task, seed, rate, "test", scale.eval.limit)
+
+
+def _cell(scale: Scale, row: Row, task: str, seed: int, rate: float, split: str, limit: int | None) -> Cell:
+    return Cell(
+        kind="train",
+        name=f"{row.name} on {scale.tasks[task].name}, rate {rate:g}, seed {seed}",
+        work={
+            "model": scale.model,
+            "adapter": adapter_of(row, seed),
+            "data": {**scale.data, **scale.tasks[task].data},
+            "train": {"eval_strategy": "no", **train_of(scale, row, rate), "seed": seed},
+        },
+        scores=(score_on(scale, task, split, limit),),
+        processes=scale.processes,
+    )
+
+
+def adapter_of(row: Row, seed: int) -> dict[str, Any]:
+    """The adapter section of a run with this seed."""
+    seeded = {"projection_seed": seed} if row.adapter["method"] in SEEDED else {}
+    return {**seeded, **row.adapter}
+
+
+def train_of(scale: Scale, row: Row, rate: float) -> dict[str, Any]:
+    """The train section at a learning rate; the gate's follows from it."""
+    rates = {"learning_rate": rate, "gate_learning_rate": float(f"{rate * scale.gate_rate:.6g}")}
+    return {**scale.train, **row.train, **rates}
+
+
+def score_on(scale: Scale, task: str, split: str, limit: int | None) -> Score:
+    """A task's score, under the task's role."""
+    entry = scale.tasks[task]
+    return Score(task, {**scale.data, **entry.data}, entry.metric, split, limit, scale.eval.batch_size)
+
+
+def _value(record: dict[str, Any], column: str) -> float:
+    return float(record["scores"][column]["value"])

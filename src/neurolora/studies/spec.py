@@ -1,0 +1,146 @@
+"""What a study is, and at what scale: the YAML of `studies/` as frozen models.
+
+Room: studies. Built by `library.py`, which reads the files; nothing here touches a file.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Label = tuple[str, str]  # a row and a column of the study's table
+
+
+class _Section(BaseModel):
+    """Frozen, and nothing unknown gets in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class Row(_Section):
+    """One row of a table of single tasks: a method, or a variant of one. adapter, train: config sections."""
+
+    name: str
+    adapter: dict[str, Any]
+    train: dict[str, Any] = {}
+
+
+class StreamRow(_Section):
+    """One strategy on a stream. of: the method that it trains. search: values tried for each setting."""
+
+    name: str
+    strategy: str
+    of: str
+    settings: dict[str, Any] = {}
+    search: dict[str, list[float]] = {}
+
+
+class Merge(_Section):
+    """One way to merge. lambdas: the scales tried on validation rows. settings: of `merge_adapters`."""
+
+    name: str
+    method: str
+    lambdas: list[float] = Field(min_length=1)
+    density: float | None = None
+    gates: str = "average"
+
+
+class Claim(_Section):
+    """A sentence of the paper as a comparison of two places of the table, where more is better."""
+
+    say: str
+    better: Label
+    than: Label
+
+
+class Curve(_Section):
+    """The setting of the adapter that a study varies, drawn along an axis."""
+
+    setting: str
+    label: str
+
+
+class Study(_Section):
+    """One table or curve. kind: `single` tasks, `merging` or `streams`; each uses the fields it needs.
+
+    tasks: roles, which a scale fills. rows, stream_rows: of the table. methods: all of `methods.yaml`.
+    rates_of: the method whose learning rates all rows take; else each row's own are searched. against: the
+    rows that every other is tested against. paper: the printed figures, by row and column.
+    """
+
+    id: str
+    title: str
+    about: str
+    kind: Literal["single", "merging", "streams"]
+    tasks: list[str] = Field(min_length=1)
+    rows: dict[str, Row] = {}
+    stream_rows: dict[str, StreamRow] = {}
+    methods: dict[str, Row] = {}
+    merges: dict[str, Merge] = {}
+    rates_of: str | None = None
+    against: list[str] = []
+    curve: Curve | None = None
+    paper: dict[str, dict[str, float]] = {}
+    claims: list[Claim] = []
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What each row is called in the table."""
+        own = {label: row.name for label, row in self.rows.items()}
+        return own | {label: row.name for label, row in self.stream_rows.items()}
+
+
+class ScaleTask(_Section):
+    """What stands for one of the paper's tasks. data: the section of a training config.
+
+    rows: how many a dry run counts where the data are not at hand.
+    """
+
+    name: str
+    data: dict[str, Any]
+    metric: Literal["accuracy", "answer_probability"] = "accuracy"
+    rows: int | None = Field(None, gt=0)
+
+
+class Search(_Section):
+    """How settings are chosen, on validation rows of a seed that no table counts.
+
+    A learning rate starts where the scale says; its neighbours are `factor` away, and the search goes on
+    while the best one lies at an end, up to `most` rates. limit: validation rows of each task.
+    """
+
+    seed: int = Field(100, ge=0)
+    factor: float = Field(3.0, gt=1)
+    most: int = Field(5, ge=1)
+    limit: int | None = Field(None, gt=0)
+
+
+class ScaleEvaluation(_Section):
+    """How results are scored: test rows of each task, rows at once."""
+
+    limit: int | None = Field(None, gt=0)
+    batch_size: int = Field(16, gt=0)
+
+
+class Scale(_Section):
+    """Model, tasks, sizes. rates: where each method's search starts; gate_rate: the gate's, as a part of it.
+
+    processes: above 1, each training run is launched by accelerate on so many. dimensions: the model's config
+    for a dry run without the model.
+    """
+
+    id: str
+    about: str
+    model: dict[str, Any]
+    tasks: dict[str, ScaleTask]
+    train: dict[str, Any]
+    rates: dict[str, float]
+    gate_rate: float = Field(gt=0)
+    seeds: list[int] = Field(min_length=1)
+    data: dict[str, Any] = {}
+    search: Search = Field(default_factory=lambda: Search.model_validate({}))
+    eval: ScaleEvaluation = Field(default_factory=lambda: ScaleEvaluation.model_validate({}))
+    processes: int = Field(1, ge=1)
+    dimensions: dict[str, Any] | None = None
+    quick: bool = False

@@ -1,0 +1,128 @@
+"""Studies of streams (Table 3): tasks learned one after another by each strategy, seed by seed.
+
+Room: studies. A strategy trains a method at the one learning rate that is best for it on average over the
+tasks (`single.find_rates`), and its own settings are chosen on validation rows, with the search's seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from statistics import mean
+from typing import Any
+
+from neurolora.studies.book import Book
+from neurolora.studies.cells import Cell
+from neurolora.studies.search import Grid, Wanted, search_values
+from neurolora.studies.single import Rates, find_rates, train_of
+from neurolora.studies.spec import Scale, StreamRow, Study
+from neurolora.studies.table import AVERAGE, Table
+
+#: Columns of the table that are metrics of the whole stream.
+METRICS = {AVERAGE: "average_accuracy", "bwt": "backward_transfer", "learning": "learning_accuracy"}
+TITLES = {AVERAGE: AVERAGE, "bwt": "BWT", "learning": "when learned"}
+
+
+def run_streams(study: Study, scale: Scale, book: Book) -> Table:
+    """The last scores, their average, BWT (Eq. 9) and the mean score of a task when it was learned."""
+    table = Table({task: scale.tasks[task].name for task in study.tasks} | TITLES)
+    methods = {row.of: study.methods[row.of] for row in study.stream_rows.values()}
+    rates = {
+        method: common_rate(found)
+        for method, found in find_rates(methods, study.tasks, scale, book, study.id).items()
+    }
+    table.searches = [
+        {"name": f"{methods[method].name}, all tasks", "tried": [], "chosen": rate, "at_an_end": False}
+        for method, rate in rates.items()
+    ]
+    settings = _search(study, scale, book, rates, table)
+    plan = {
+        (label, seed): _stream(
+            study, scale, row, rates[row.of], settings[label], seed, "test", scale.eval.limit
+        )
+        for (label, row), seed in itertools.product(study.stream_rows.items(), scale.seeds)
+    }
+    table.cells = list(plan.values())
+    found = book.run(table.cells, study.id)
+    for (label, _), cell in plan.items():
+        scores = found[cell.key]["scores"]
+        for task in study.tasks:
+            table.add(label, task, scores[task]["value"])
+        for column, metric in METRICS.items():
+            table.add(label, column, scores[metric]["value"])
+    for label in study.stream_rows:
+        records = [found[cell.key] for (row, _), cell in plan.items() if row == label]
+        table.costs[label] = {
+            "seconds": mean(record["costs"]["seconds"] for record in records),
+            "peak_bytes": mean(record["peak_bytes"] for record in records),
+        }
+    return table
+
+
+def common_rate(rates: Rates) -> float:
+    """Of the rates that were tried on all tasks, the best on average; of equal ones the lowest."""
+    everywhere = set.intersection(*(set(grid.tried) for grid in rates.values()))
+    means = {rate: mean(grid.tried[rate] for grid in rates.values()) for rate in everywhere}
+    return min(means, key=lambda rate: (-means[rate], rate))
+
+
+def _search(
+    study: Study, scale: Scale, book: Book, rates: dict[str, float], table: Table
+) -> dict[str, dict[str, Any]]:
+    """Each strategy's settings: those that the study gives, and the searched ones."""
+    wanted: list[Wanted] = []
+    searched: list[tuple[str, str]] = []
+    for label, row in study.stream_rows.items():
+        for setting, values in row.search.items():
+            make = partial(_tried, study, scale, row, rates[row.of], setting)
+            wanted.append(Wanted(f"{row.name}, {setting}", make, values))
+            searched.append((label, setting))
+    grids: list[Grid] = search_values(book, wanted, f"{study.id}, settings", _average) if wanted else []
+    table.searches += [grid.to_dict() for grid in grids]
+    found = {label: dict(row.settings) for label, row in study.stream_rows.items()}
+    for (label, setting), grid in zip(searched, grids, strict=True):
+        found[label][setting] = grid.best
+    return found
+
+
+def _average(record: dict[str, Any]) -> float:
+    return float(record["scores"][METRICS[AVERAGE]]["value"])
+
+
+def _tried(study: Study, scale: Scale, row: StreamRow, rate: float, setting: str, value: float) -> Cell:
+    settings = {**row.settings, setting: value}
+    return _stream(study, scale, row, rate, settings, scale.search.seed, "validation", scale.search.limit)
+
+
+def _stream(
+    study: Study,
+    scale: Scale,
+    row: StreamRow,
+    rate: float,
+    settings: dict[str, Any],
+    seed: int,
+    split: str,
+    limit: int | None,
+) -> Cell:
+    """One strategy, one seed, as `neurolora continual` would be asked for it."""
+    method = study.methods[row.of]
+    tasks = [
+        {"name": task, "metric": scale.tasks[task].metric, "data": scale.tasks[task].data}
+        for task in study.tasks
+    ]
+    return Cell(
+        kind="stream",
+        name=f"{row.name}, seed {seed}",
+        work={
+            "model": scale.model,
+            "tasks": tasks,
+            "data": scale.data,
+            "train": train_of(scale, method, rate),
+            "output": {"save_strategy": "no"},
+            "strategies": [
+                {"strategy": row.strategy, "label": "row", "adapter": method.adapter, "settings": settings}
+            ],
+            "seeds": [seed],
+            "eval": {"limit": limit, "batch_size": scale.eval.batch_size, "split": split, "unseen": False},
+        },
+    )

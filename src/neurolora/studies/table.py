@@ -1,0 +1,43 @@
+"""What a study comes to: a value for each row, column and seed, and what was chosen and spent on the way.
+
+Room: studies. Made by the kinds of studies, written by `results.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Any
+
+from neurolora.studies.cells import Cell
+
+AVERAGE = "average"
+
+
+@dataclass
+class Table:
+    """columns: id -> what it is called. values[row][column]: one number for each seed, in their order.
+
+    costs[row]: parameters, seconds and bytes. searches: the grids that were tried. cells: what was counted.
+    """
+
+    columns: dict[str, str]
+    values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    searches: list[dict[str, Any]] = field(default_factory=list)
+    cells: list[Cell] = field(default_factory=list)
+
+    def add(self, row: str, column: str, value: float) -> None:
+        """One more seed's value."""
+        self.values.setdefault(row, {}).setdefault(column, []).append(value)
+
+
+def training_costs(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Parameters of the first run, which are those of all; means of time and memory."""
+    size = records[0]["size"]
+    return {
+        **size,
+        "percent": 100 * size["trainable"] / size["base"],
+        "seconds": mean(record["costs"]["seconds"] for record in records),
+        "peak_bytes": mean(record["peak_bytes"] for record in records),
+    }
