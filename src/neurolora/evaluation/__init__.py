@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         answer_token_loss,
         label_likelihood_accuracy,
     )
-    from neurolora.evaluation.task_score import task_score
+    from neurolora.evaluation.task_scores import task_score
 
 # Public name -> the file of this room that holds it, or the room below.
 _HOMES = {
@@ -89,7 +89,7 @@ _HOMES = {
     "perturb_text": "neurolora.estimation",
     "render_prompts": "prompts",
     "score_continuations": "likelihood",
-    "task_score": "task_score",
+    "task_score": "task_scores",
 }
 
 __all__ = [

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from neurolora.continual.config import label_of
-from neurolora.evaluation.task_score import METRICS
+from neurolora.evaluation.task_scores import METRICS
 from neurolora.report.continual_facts import CellFacts, StreamFacts
 from neurolora.report.page import number
 
