@@ -36,6 +36,12 @@ def tiny_stream(tiny_llama: ModuleType) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def tiny_studies(tiny_stream: ModuleType) -> ModuleType:
+    """`tests/tiny_studies.py`: every kind of study for the tiny model."""
+    return _beside("tiny_studies")
+
+
+@pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """`tests/tiny_models.py`: tiny models of all kinds, and their batches."""
     return _beside("tiny_models")

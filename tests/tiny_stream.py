@@ -34,7 +34,7 @@ def make_task(folder: Path, number: int, count: int = 16) -> None:
         for i in range(count)
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    for split, part in (("train", rows), ("test", rows[:8])):
+    for split, part in (("train", rows), ("test", rows[:8]), ("validation", rows[8:])):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
 
 

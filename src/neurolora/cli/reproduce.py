@@ -5,9 +5,8 @@ Room: cli. Calls `studies`, and the report for the pages.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -31,9 +30,7 @@ Jobs = Annotated[
 Work = Annotated[Path, typer.Option("--work-dir", help="Where the cells are kept, for this and later runs.")]
 Results = Annotated[
     Path | None,
-    typer.Option(
-        "--results-dir", help="Where results go.  [default: studies/ of a checkout; --quick: the work-dir]"
-    ),
+    typer.Option("--results-dir", help="Where results go.  [default: studies/ of a checkout, else work-dir]"),
 ]
 Folder = Annotated[Path | None, typer.Option("--studies", help="Folder of studies, for your own.")]
 AcceptOlder = Annotated[
@@ -74,8 +71,8 @@ def reproduce_command(
     if dry_run:
         _print_plans(chosen, at, as_json)
         return
-    output = results_dir or _results_folder(folder, work_dir, quick)
-    _run(chosen, at, work_dir / "cells", output, jobs, accept_older, as_json)
+    places = _places(folder, work_dir, results_dir, quick)
+    _run(chosen, at, places, jobs, accept_older, as_json)
 
 
 def _changes(model: str | None, seeds: str | None) -> dict[str, Any]:
@@ -102,29 +99,42 @@ def _chosen(
     return found, load_scale(folder, scale, quick=quick, changes=changes)
 
 
-def _results_folder(studies: Path, work_dir: Path, quick: bool) -> Path:
-    """Beside the specs of a checkout; a look, and an installed package, leave no result there."""
-    is_ours = (studies.parent / "pyproject.toml").is_file()
-    return studies if is_ours and not quick else work_dir / "results"
+class Places(NamedTuple):
+    """Where cells and results are kept, and where the pages and the README with its part of them lie."""
+
+    cells: Path
+    results: Path
+    pages: Path
+    readme: Path | None = None
+
+
+def _places(studies: Path, work_dir: Path, results_dir: Path | None, quick: bool) -> Places:
+    """A checkout keeps results beside the specs and shows them in its docs; else all lies in the work-dir."""
+    cells, root = work_dir / "cells", studies.parent
+    is_checkout = (root / "pyproject.toml").is_file() and (root / "docs").is_dir()
+    if results_dir is None and is_checkout and not quick:
+        return Places(cells, studies, root / "docs", root / "README.md")
+    output = results_dir or work_dir / "results"
+    return Places(cells, output, output)
 
 
 def _run(
-    chosen: list[Study], scale: Scale, cells: Path, output: Path, jobs: int | None, older: bool, as_json: bool
+    chosen: list[Study], scale: Scale, places: Places, jobs: int | None, older: bool, as_json: bool
 ) -> None:
     from neurolora.report.studies import read_results, write_pages
     from neurolora.studies import Book, reproduce, stored_results, write_result
     from neurolora.studies.book import quiet_libraries
 
-    warnings.filterwarnings("ignore", category=FutureWarning)
     quiet_libraries()
     console, done = messages(), []
     with progress_bars() as bars:
-        book = Book(cells, jobs or _default_jobs(), older, _shown_in(bars))
+        book = Book(places.cells, jobs or _default_jobs(), older, _shown_in(bars))
         for study in chosen:
             done.append(reproduce(study, scale, book))
-            path = write_result(output, study, scale, done[-1])
+            path = write_result(places.results, study, scale, done[-1])
             console.print(f"{study.id}: {path}", markup=False)
-    pages = write_pages(read_results(stored_results(output, scale)), output)
+    found = read_results(stored_results(places.results, scale))
+    pages = write_pages(found, places.pages, places.readme)
     if as_json:
         print_json(done)
         return
@@ -172,7 +182,7 @@ def _print_plans(chosen: list[Study], scale: Scale, as_json: bool) -> None:
     if as_json:
         print_json(plans)
         return
-    columns = ["", "task", "trainable", "% of base", "rows", "steps", "GB a process, about"]
+    columns = ["", "task", "trainable", "% of base", "rows", "steps", "GB a process, at most about"]
     for study, plan in zip(chosen, plans, strict=True):
         rows: list[list[str | None]] = [
             [

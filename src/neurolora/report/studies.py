@@ -27,7 +27,7 @@ from neurolora.report.study_facts import (
 )
 from neurolora.report.study_pictures import curve_picture, score_bars
 
-PAGE, MARKDOWN = "results.html", "results.md"
+PAGES, FIRST_SCALE = "results", "miniature"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 NOTE = (
     "Means over seeds, ± half of a 95% interval (Student's t). The paper's figures are of Llama-3-8B on its "
@@ -95,9 +95,17 @@ def with_block(text: str, block: str, where: str) -> str:
     return f"{before}{BEGIN}\n{block}{END}{after}"
 
 
-def write_pages(results: Sequence[Result], folder: Path) -> list[Path]:
-    """`results.md` and `results.html` in a folder. Raises OutputError."""
-    write_text(folder / MARKDOWN, results_markdown(results))
+def write_pages(results: Sequence[Result], folder: Path, readme: Path | None = None) -> list[Path]:
+    """The results of one scale as Markdown and HTML in a folder, and as the README's part if it is theirs.
+
+    Only the miniature's stand in a README. Raises OutputError, and DataError for a README without the marks.
+    """
+    scale = results[0]["scale"]["id"]
+    name = PAGES if scale == FIRST_SCALE else f"{PAGES}-{scale}"
+    if readme is not None and scale == FIRST_SCALE:
+        text = readme.read_text(encoding="utf-8")
+        write_text(readme, with_block(text, readme_block(results), str(readme)))
+    write_text(folder / f"{name}.md", results_markdown(results))
     values = {
         "title": "The paper's tables",
         "subtitle": in_words(results),
@@ -105,23 +113,17 @@ def write_pages(results: Sequence[Result], folder: Path) -> list[Path]:
         "note": NOTE,
         "studies": [_study(result) for result in results],
     }
-    return [folder / MARKDOWN, write_page("studies.html.j2", folder / PAGE, values)]
+    return [folder / f"{name}.md", write_page("studies.html.j2", folder / f"{name}.html", values)]
 
 
 def _study(result: Result) -> dict[str, Any]:
-    column = result["columns"][-1]["id"]
-    shown = [column]
-    if result["kind"] != "single":
-        shown = [each["id"] for each in result["columns"] if each["id"] in ("average", "bwt")] or [
-            each["id"] for each in result["columns"] if each["id"].endswith("_kept")
-        ]
-    pictures = (
-        [curve_picture(result, column)] if result["curve"] else [score_bars(result, one) for one in shown]
-    )
+    columns = [column["id"] for column in result["columns"]]
+    drawn = [name for name in columns if name in ("average", "bwt") or name.endswith("_kept")] or columns[-1:]
+    draw = curve_picture if result["curve"] else score_bars
     return {
         "title": result["title"],
         "about": result["about"],
-        "pictures": pictures,
+        "pictures": [draw(result, column) for column in drawn],
         "scores": scores(result),
         "differences": differences(result),
         "claims": claims(result),

@@ -42,7 +42,7 @@ def scores(result: Result) -> TextTable:
     """Each row's means over seeds with intervals, and the paper's figures beside them."""
     columns = ["", *(column["name"] for column in result["columns"])]
     printed = [column["id"] for column in result["columns"] if _is_printed(result, column["id"])]
-    names = {column["id"]: column["name"] for column in result["columns"]}
+    names = {column["id"]: column["printed"] for column in result["columns"]}
     columns += [f"paper: {names[column]}" for column in printed]
     rows = []
     for row in result["rows"]:

@@ -29,6 +29,7 @@ def score_bars(result: Result, column: str) -> Picture:
             if column in row["paper"]:
                 axes.plot([row["paper"][column]], [place], marker="D", color=SERIES[1], markersize=5)
         label_rows(axes, [row["name"] for row in rows])
+        axes.invert_yaxis()
         axes.axvline(0, color=FAINT, lw=0.8)
         axes.set(xlabel=name)
         axes.grid(axis="x")

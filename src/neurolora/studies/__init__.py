@@ -13,18 +13,18 @@ from neurolora.lazy import lazy_attributes
 if TYPE_CHECKING:
     from neurolora.studies.book import Book
     from neurolora.studies.library import default_folder, load_scale, load_study, study_names
-    from neurolora.studies.reproduce import plan_study, reproduce, stored_results, write_result
+    from neurolora.studies.running import plan_study, reproduce, stored_results, write_result
 
 _HOMES = {
     "Book": "book",
     "default_folder": "library",
     "load_scale": "library",
     "load_study": "library",
-    "plan_study": "reproduce",
-    "reproduce": "reproduce",
-    "stored_results": "reproduce",
+    "plan_study": "running",
+    "reproduce": "running",
+    "stored_results": "running",
     "study_names": "library",
-    "write_result": "reproduce",
+    "write_result": "running",
 }
 
 __all__ = [

@@ -137,18 +137,20 @@ def threads_for(jobs: int) -> int:
 
 def _begin(threads: int) -> None:
     """In a new worker: its share of the cores, and quiet libraries."""
-    import warnings
-
     import torch
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(threads)
-    warnings.filterwarnings("ignore", category=FutureWarning)
     quiet_libraries()
 
 
 def quiet_libraries() -> None:
-    """No bars of loading weights, one for each of hundreds of models."""
+    """No bars of loading weights, one for each of hundreds of models; no warnings that say nothing here."""
+    import warnings
+
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="The following rank_pattern keys")  # PEFT, on its own AdaLoRA

@@ -6,7 +6,6 @@ the model nor the data are at hand, the scale's own figures stand in for them, a
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from neurolora.errors import ConfigError, DataError, NeuroLoraError
@@ -17,19 +16,29 @@ from neurolora.studies.spec import Row, Scale, Study
 def plan_study(study: Study, scale: Scale) -> dict[str, Any]:
     """`cells`, how many of each kind; `rows`, one for each method and task; `notes`.
 
-    A row: method, task, trainable, percent, steps, rows_per_step, memory_bytes. Searches that go on beyond
-    their first rates are not foreseen. Raises ConfigError for settings that cannot work.
+    A row: method, task, trainable, percent, examples, steps, rows_per_step, memory. Searches that go on
+    beyond their first rates are not foreseen. Raises ConfigError for settings that cannot work.
     """
     notes: list[str] = []
     methods = _methods(study)
-    rows = [_row(scale, row, task, notes) for row in methods.values() for task in study.tasks]
+    first = next(iter(methods.values()))
+    configs = {task: _config(scale, first, task) for task in study.tasks}
+    model_config = _model_config(configs[study.tasks[0]], scale, notes)
+    examples = {task: _examples(configs[task], scale, task, notes) for task in study.tasks}
+    rows = [
+        _row(scale, row, task, model_config, examples[task])
+        for row in methods.values()
+        for task in study.tasks
+    ]
+    if scale.train.get("deepspeed"):
+        notes.append("memory is counted as if nothing were divided among the processes, as DeepSpeed does")
     return {
         "study": study.id,
         "scale": scale.id,
         "processes": scale.processes,
         "cells": _count(study, scale),
         "rows": rows,
-        "notes": list(dict.fromkeys(notes)),
+        "notes": notes,
     }
 
 
@@ -57,25 +66,28 @@ def _count(study: Study, scale: Scale) -> dict[str, int]:
     return found
 
 
-def _row(scale: Scale, row: Row, task: str, notes: list[str]) -> dict[str, Any]:
+def _config(scale: Scale, row: Row, task: str) -> Any:
+    """The training config of a row on a task, at the first rate of any method: no count depends on it."""
     from neurolora.training import load_config
-    from neurolora.training.memory import estimate_memory
-    from neurolora.training.plan import count_parameters, count_steps, meta_model
 
     values = {
         "model": scale.model,
         "adapter": adapter_of(row, scale.seeds[0]),
         "data": {**scale.data, **scale.tasks[task].data},
         "train": train_of(scale, row, next(iter(scale.rates.values()))),
-        "output": {"output_dir": str(Path("unused"))},
+        "output": {"output_dir": "unused"},
     }
-    config = load_config(None, values)
-    model_config = _model_config(config, scale, notes)
+    return load_config(None, values)
+
+
+def _row(scale: Scale, row: Row, task: str, model_config: Any, examples: int) -> dict[str, Any]:
+    from neurolora.training.memory import estimate_memory
+    from neurolora.training.plan import count_parameters, count_steps, meta_model
+
+    config = _config(scale, row, task)
     model = meta_model(config, model_config)
     parameters = count_parameters(model, config)
-    examples = _examples(config, scale, task, notes)
     steps = count_steps(config, examples, scale.processes)
-    memory = estimate_memory(model, config, model_config, config.data.max_length)
     return {
         "method": row.name,
         "task": scale.tasks[task].name,
@@ -84,7 +96,7 @@ def _row(scale: Scale, row: Row, task: str, notes: list[str]) -> dict[str, Any]:
         "examples": examples,
         "steps": steps["total"],
         "rows_per_step": steps["rows_per_step"],
-        "memory": memory,
+        "memory": estimate_memory(model, config, model_config, config.data.max_length),
     }
 
 

@@ -14,7 +14,7 @@ from scipy import stats
 from neurolora.provenance import environment, fingerprint_json
 from neurolora.studies.code import code_fingerprint
 from neurolora.studies.spec import Claim, Scale, Study
-from neurolora.studies.table import Table
+from neurolora.studies.table import PAPER_TASKS, Table
 
 LEVEL = 0.95
 
@@ -56,7 +56,10 @@ def make_result(study: Study, scale: Scale, table: Table, older: set[str]) -> di
         "scale": {"id": scale.id, "about": scale.about, "quick": scale.quick},
         "model": scale.model,
         "seeds": scale.seeds,
-        "columns": [{"id": column, "name": name} for column, name in table.columns.items()],
+        "columns": [
+            {"id": column, "name": name, "printed": PAPER_TASKS.get(column, name)}
+            for column, name in table.columns.items()
+        ],
         "tasks": {task: scale.tasks[task].data for task in study.tasks},
         "rows": [_row(study, table, label) for label in table.values],
         "against": study.against,

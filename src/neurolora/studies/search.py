@@ -27,7 +27,9 @@ class Grid:
 
     @property
     def best(self) -> float:
-        """The value with the best score; of equal ones the lowest."""
+        """The value with the best score, of equal ones the lowest; where nothing was tried, the one value."""
+        if not self.tried:
+            return next(iter(self.cells))
         return min(self.tried, key=lambda value: (-self.tried[value], value))
 
     @property
@@ -62,6 +64,10 @@ def score_of(record: dict[str, Any]) -> float:
 def search_rates(book: Book, wanted: Sequence[Wanted], search: Search, what: str) -> list[Grid]:
     """A grid of learning rates for each, from its one value on, all searched side by side."""
     grids = [Grid(each.name, each.make) for each in wanted]
+    if search.most == 1:  # nothing to choose: nothing is run
+        for grid, each in zip(grids, wanted, strict=True):
+            grid.cells[each.values[0]] = each.make(each.values[0])
+        return grids
     due = [_first(each.values[0], search) for each in wanted]
     while any(due):
         _try(book, grids, due, what)

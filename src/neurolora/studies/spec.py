@@ -126,7 +126,7 @@ class ScaleEvaluation(_Section):
 class Scale(_Section):
     """Model, tasks, sizes. rates: where each method's search starts; gate_rate: the gate's, as a part of it.
 
-    processes: above 1, each training run is launched by accelerate on so many. dimensions: the model's config
+    processes: above 1, each training run is launched by torchrun on so many. dimensions: the model's config
     for a dry run without the model.
     """
 

@@ -60,8 +60,13 @@ def run_streams(study: Study, scale: Scale, book: Book) -> Table:
 
 
 def common_rate(rates: Rates) -> float:
-    """Of the rates that were tried on all tasks, the best on average; of equal ones the lowest."""
+    """Of the rates that were tried on all tasks, the best on average; of equal ones the lowest.
+
+    Where no search was run, the one that was given.
+    """
     everywhere = set.intersection(*(set(grid.tried) for grid in rates.values()))
+    if not everywhere:
+        return next(iter(rates.values())).best
     means = {rate: mean(grid.tried[rate] for grid in rates.values()) for rate in everywhere}
     return min(means, key=lambda rate: (-means[rate], rate))
 

@@ -12,6 +12,8 @@ from typing import Any
 from neurolora.studies.cells import Cell
 
 AVERAGE = "average"
+#: What the paper calls the tasks whose places a scale's tasks take.
+PAPER_TASKS = {"mmlu": "MMLU", "scienceqa": "ScienceQA", "gsm8k": "GSM8K"}
 
 
 @dataclass

@@ -74,11 +74,14 @@ def _train(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
 
 
 def _launch(cell: Cell, config: Any, folder: Path) -> None:
-    """The same run on several processes, by accelerate. Raises TrainingError with the end of what it said."""
+    """The same run on several processes, by torchrun; accelerate takes it from there, DeepSpeed included.
+
+    Raises TrainingError with the end of what it said.
+    """
     config.save(folder / "train.yaml")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(cell.processes)]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["-m", "neurolora.cli.main", "train", str(folder / "train.yaml"), "--resume"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cell.processes)]
+    training = ["-m", "neurolora.cli.main", "train", str(folder / "train.yaml"), "--resume"]
+    command = [sys.executable, *launcher, *training]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     (folder / "train.log").write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode:

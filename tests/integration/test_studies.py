@@ -1,0 +1,170 @@
+"""Whole studies on the tiny model: every kind by the command, done once, kept, shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from neurolora.cli.main import main
+from neurolora.studies import Book, load_scale, load_study, reproduce
+from neurolora.studies.work import RECORD
+
+
+def run(folder: Path, base: Path, *arguments: str) -> int:
+    places = ["--studies", str(folder), "--work-dir", str(base / "work"), "--results-dir", str(base / "out")]
+    return main(["reproduce", *arguments, "--scale", "tiny", "--jobs", "1", *places])
+
+
+@pytest.fixture(scope="module")
+def all_done(tmp_path_factory: pytest.TempPathFactory, tiny_studies: ModuleType) -> Path:
+    base = tmp_path_factory.mktemp("studies")
+    folder = tiny_studies.write_studies(base)
+    assert run(folder, base, "all") == 0
+    return base
+
+
+def result(base: Path, study: str) -> Any:
+    return json.loads((base / "out" / study / "tiny.json").read_text())
+
+
+def records(base: Path) -> dict[str, Any]:
+    found = (base / "work" / "cells").glob(f"*/{RECORD}")
+    return {path.parent.name: json.loads(path.read_text()) for path in found}
+
+
+def test_single_tasks_have_a_value_for_each_seed_and_the_averages_add_up(all_done: Path) -> None:
+    found = result(all_done, "table1")
+    assert [row["name"] for row in found["rows"]] == [
+        "Full", "LoRA", "DoRA", "AdaLoRA", "MoLE", "FlyLoRA", "NeuroLoRA",
+    ]  # fmt: skip
+    for row in found["rows"]:
+        a, b, average = (row["values"][column] for column in ("a", "b", "average"))
+        assert len(a) == 2
+        assert average == pytest.approx([(x + y) / 2 for x, y in zip(a, b, strict=True)], abs=1e-3)
+        assert row["costs"]["trainable"] > 0
+    full, lora = found["rows"][0]["costs"], found["rows"][1]["costs"]
+    assert (full["percent"], full["active"]) == (100.0, full["stored"])
+    assert lora["trainable"] == 2 * 2 * 4 * (16 + 16)
+    assert found["claims"][0]["verdict"] in ("held", "opposite", "open")
+    assert found["claims"][1]["verdict"] == "not measured"
+
+
+def test_the_rate_that_validation_likes_best_is_the_one_of_every_seed(all_done: Path) -> None:
+    search = {one["name"]: one for one in result(all_done, "table1")["searches"]}["LoRA, A"]
+    best = max(search["tried"], key=lambda one: (one["score"], -one["value"]))
+    assert search["chosen"] == best["value"]
+    names = [record["name"] for record in records(all_done).values()]
+    tested = [name for name in names if name.startswith("LoRA on A") and "seed 100" not in name]
+    assert sorted(tested) == [f"LoRA on A, rate {best['value']:g}, seed {seed}" for seed in (0, 1)]
+
+
+def test_what_is_merged_are_the_adapters_of_table_1(all_done: Path) -> None:
+    found, first = result(all_done, "table2"), result(all_done, "table1")
+    alone = {row["name"]: row["values"]["average"] for row in first["rows"]}
+    for row in found["rows"]:
+        assert row["values"]["alone"] == pytest.approx(alone[row["name"]], abs=1e-3)
+        kept = [100 * m / a for m, a in zip(row["values"]["sum"], row["values"]["alone"], strict=True)]
+        assert row["values"]["sum_kept"] == pytest.approx(kept, rel=1e-2)
+    assert set(found["cells"]) & set(first["cells"])
+
+
+def test_streams_have_the_metrics_of_their_matrices(all_done: Path) -> None:
+    found, kept = result(all_done, "table3"), records(all_done)
+    streams = [kept[key] for key in found["cells"]]
+    by_name = {record["name"]: record for record in streams}
+    for row in found["rows"]:
+        for seed in (0, 1):
+            R = by_name[f"{row['name']}, seed {seed}"]["R"]
+            assert row["values"]["bwt"][seed] == pytest.approx(R[1][0] - R[0][0], abs=1e-3)
+            assert row["values"]["average"][seed] == pytest.approx(sum(R[1]) / 2, abs=1e-3)
+    assert found["searches"][-1]["name"] == "EWC, weight"
+
+
+def test_a_curve_knows_where_its_rows_lie(all_done: Path) -> None:
+    found = result(all_done, "k")
+    assert found["curve"]["places"] == {"k-2": 2.0, "k-4": 4.0}
+    assert {record["name"] for key, record in records(all_done).items() if key in found["cells"]} & {
+        record["name"]
+        for key, record in records(all_done).items()
+        if key in result(all_done, "table1")["cells"]
+    }
+
+
+def test_given_again_nothing_is_run_and_the_result_is_the_same(
+    all_done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurolora.studies.book.do_work", lambda *_: pytest.fail("a cell was run again"))
+    before = result(all_done, "table3")
+    assert run(all_done / "studies", all_done, "table3") == 0
+    after = result(all_done, "table3")
+    changing = ("environment",)
+    assert {k: v for k, v in before.items() if k not in changing} == {
+        k: v for k, v in after.items() if k not in changing
+    }
+
+
+def test_the_pages_show_every_study(all_done: Path) -> None:
+    markdown = (all_done / "out" / "results-tiny.md").read_text()
+    for title in ("Single tasks", "Merging", "Streams", "## k"):
+        assert title in markdown
+    page = (all_done / "out" / "results-tiny.html").read_text()
+    assert page.count("<svg") >= 4
+    assert "paper: average" in page
+
+
+def test_seeds_that_are_added_leave_the_others_alone(
+    tmp_path: Path, tiny_studies: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_studies.write_studies(tmp_path, ("k",))
+    assert run(folder, tmp_path, "k", "--quick") == 0
+    done = set(records(tmp_path))
+    assert run(folder, tmp_path, "k", "--quick", "--seeds", "0,1") == 0
+    added = {record["name"] for key, record in records(tmp_path).items() if key not in done}
+    assert {name.rpartition(", ")[2] for name in added} == {"seed 1"}
+    quick = json.loads((tmp_path / "out" / "k" / "tiny-quick.json").read_text())
+    assert (quick["scale"]["quick"], quick["seeds"]) == (True, [0, 1])
+
+
+def test_a_dry_run_counts_and_leaves_nothing(
+    tmp_path: Path, tiny_studies: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_studies.write_studies(tmp_path)
+    assert run(folder, tmp_path, "all", "--dry-run", "--json") == 0
+    plans = {plan["study"]: plan for plan in json.loads(capsys.readouterr().out)}
+    lora = next(row for row in plans["table1"]["rows"] if row["method"] == "LoRA")
+    assert (lora["trainable"], lora["examples"], lora["steps"]) == (512, 16, 4)
+    assert plans["table1"]["cells"] == {"searches of learning rates": 28, "training runs": 28}
+    assert plans["table2"]["cells"]["merges"] == 2 * (2 + 2)
+    assert plans["table3"]["cells"]["streams"] == 2 * 2 + 2
+    assert not (tmp_path / "work").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_words_are_refused_before_anything_runs(
+    tmp_path: Path, tiny_studies: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_studies.write_studies(tmp_path, ("k",))
+    assert run(folder, tmp_path, "kk") == 2
+    assert "did you mean k?" in capsys.readouterr().err
+    assert run(folder, tmp_path, "k", "--seeds", "zero") == 2
+    assert run(folder, tmp_path, "k", "--model", str(tmp_path / "nothing")) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_cells_run_side_by_side_and_launched_on_two_processes(
+    tmp_path: Path, tiny_studies: ModuleType
+) -> None:
+    """The paper's scale launches each run by torchrun; two jobs share the cores."""
+    folder = tiny_studies.write_studies(tmp_path, ("k",), processes=2)
+    scale = load_scale(folder, "tiny", quick=True)
+    told: list[tuple[str, int, int]] = []
+    book = Book(tmp_path / "cells", jobs=2, progress=lambda *what: told.append(what))
+    found = reproduce(load_study(folder, "k"), scale, book)
+    assert [len(row["values"]["a"]) for row in found["rows"]] == [1, 1]
+    assert told[-1] == ("k", 2, 2)
+    runs = [json.loads(path.read_text()) for path in (tmp_path / "cells").glob("*/adapter/run.json")]
+    assert [one["processes"] for one in runs] == [2, 2]

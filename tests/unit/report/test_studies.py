@@ -1,0 +1,164 @@
+"""The pages of studies: from results alone, the same bytes each time; and what stands in the docs."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neurolora.errors import DataError
+from neurolora.report.studies import (
+    BEGIN,
+    END,
+    read_results,
+    readme_block,
+    results_markdown,
+    with_block,
+    write_pages,
+)
+from neurolora.report.study_facts import claims, costs, differences, in_words, scores, spread
+from neurolora.studies import default_folder
+from neurolora.studies.results import interval, paired
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def row(name: str, values: list[float], other: list[float], paper: float | None = None) -> dict[str, Any]:
+    return {
+        "id": name,
+        "name": name.upper(),
+        "values": {"sums": values},
+        "intervals": {"sums": interval(values)},
+        "paper": {} if paper is None else {"sums": paper},
+        "against": {} if name == "a" else {"a": {"sums": paired(values, other)}},
+        "costs": {
+            "trainable": 1234,
+            "percent": 1.5,
+            "stored": 10,
+            "active": 5,
+            "seconds": 2.0,
+            "peak_bytes": 3e8,
+        },
+    }
+
+
+@pytest.fixture
+def result() -> dict[str, Any]:
+    first, second = [1.0, 2.0, 3.0], [3.0, 4.5, 5.5]
+    return {
+        "study": "k",
+        "title": "A <study> | of k",
+        "about": "What it is.",
+        "kind": "single",
+        "scale": {"id": "tiny", "about": "a tiny model", "quick": False},
+        "seeds": [0, 1, 2],
+        "columns": [{"id": "sums", "name": "sums", "printed": "GSM8K"}],
+        "rows": [row("a", first, first, 58.7), row("b", second, first)],
+        "curve": {"label": "k", "of": "a", "places": {"a": 4.0, "b": 8.0}},
+        "claims": [
+            {"say": "b wins", "verdict": "held", "difference": paired(second, first)},
+            {"say": "c wins", "verdict": "not measured", "difference": None},
+        ],
+        "searches": [
+            {"name": "A", "tried": [{"value": 0.1, "score": 3.0}], "chosen": 0.1, "at_an_end": True},
+        ],
+        "sizes": {"eval": {"limit": 10}},
+        "cells": ["x"],
+        "older_code": 1,
+        "environment": {
+            "time": "2026-01-01", "device": "cpu", "cpu_count": 2, "git": {"commit": "f" * 40, "dirty": True},
+            "versions": {"torch": "2", "transformers": "5", "peft": "0"},
+        },
+    }  # fmt: skip
+
+
+def test_a_mean_stands_with_half_its_interval() -> None:
+    assert spread(interval([1.0, 2.0, 3.0])) == "2.0 ± 2.5"
+    assert spread(interval([4.0])) == "4.0"
+
+
+def test_the_papers_figures_stand_beside_ours_under_the_papers_name(result: dict[str, Any]) -> None:
+    table = scores(result)
+    assert table.columns == ["", "sums", "paper: GSM8K"]
+    assert table.rows == [["A", "2.0 ± 2.5", "58.7"], ["B", "4.3 ± 3.1", "–"]]
+
+
+def test_differences_have_sign_interval_and_p(result: dict[str, Any]) -> None:
+    assert differences(result).rows == [["B", "A", "+2.3 ± 0.7, p 0.0051"]]
+
+
+def test_claims_and_costs_are_told_in_words_and_units(result: dict[str, Any]) -> None:
+    assert [line[1] for line in claims(result).rows] == ["held", "not measured"]
+    assert costs(result).rows[0] == ["A", "1,234", "1.50", "10", "5", "2", "300"]
+    assert in_words([result]).startswith("Of 2 statements of the paper that can be compared here, 1 held; 0 ")
+
+
+def test_markdown_keeps_its_tables_whole(result: dict[str, Any]) -> None:
+    result["rows"][0]["name"] = "a | b"
+    lines = [line for line in results_markdown([result]).splitlines() if line.startswith("|")]
+    assert any(r"a \| b" in line for line in lines)
+    assert "1 cells, taken as they were" in results_markdown([result])
+
+
+def test_equal_results_give_equal_bytes(result: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        paths = write_pages([copy.deepcopy(result)], tmp_path / name)
+    assert [path.name for path in paths] == ["results-tiny.md", "results-tiny.html"]
+    for path in paths:
+        assert path.read_bytes() == (tmp_path / "one" / path.name).read_bytes()
+    page = paths[1].read_text()
+    assert "A &lt;study&gt; | of k" in page
+    assert "<svg" in page
+
+
+def test_bars_are_drawn_where_there_is_no_curve(result: dict[str, Any], tmp_path: Path) -> None:
+    result["curve"] = None
+    page = write_pages([result], tmp_path)[1].read_text()
+    assert "Highest here: B" in page
+
+
+def test_a_readme_gets_the_miniature_between_its_marks_and_nothing_else(
+    result: dict[str, Any], tmp_path: Path
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# x\n{BEGIN}\nold\n{END}\nrest\n")
+    write_pages([result], tmp_path, readme)
+    assert "old" in readme.read_text()
+    result["scale"]["id"] = "miniature"
+    write_pages([result], tmp_path, readme)
+    text = readme.read_text()
+    assert text.startswith(f"# x\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nrest\n")
+    assert readme_block([result]) in text
+    assert "old" not in text
+    assert "58.7" not in text
+
+
+def test_a_readme_without_marks_is_refused() -> None:
+    with pytest.raises(DataError, match="no marks"):
+        with_block("# x\n", "block", "README.md")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"study": 1}'])
+def test_what_is_no_result_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "tiny.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"tiny\.json"):
+        read_results([path])
+
+
+def test_the_documentation_says_what_the_stored_results_say() -> None:
+    """docs/results.md and the README's part are made by `neurolora reproduce`, never by hand."""
+    from neurolora.studies import load_scale, stored_results
+
+    folder = default_folder()
+    paths = stored_results(folder, load_scale(folder, "miniature"))
+    if not paths:
+        assert not (ROOT / "docs" / "results.md").exists()
+        return
+    results = [json.loads(path.read_text()) for path in paths]
+    assert (ROOT / "docs" / "results.md").read_text() == results_markdown(results)
+    assert readme_block(results) in (ROOT / "README.md").read_text()

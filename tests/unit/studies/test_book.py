@@ -1,0 +1,101 @@
+"""The book: what is done is not done again, what is stale is, and errors say whose they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neurolora.errors import DataError
+from neurolora.studies import book as book_module
+from neurolora.studies.book import Book
+from neurolora.studies.cells import Cell, Score
+from neurolora.studies.code import code_fingerprint
+from neurolora.studies.work import RECORD
+
+WORLD = {"task": "world-sums"}
+
+
+def cell(seed: int = 0, **changes: Any) -> Cell:
+    work = {"model": {"model_name_or_path": "world"}, "data": WORLD, "train": {"seed": seed}, **changes}
+    return Cell("train", f"cell {seed}", work, (Score("a", WORLD, "accuracy", "test", 10, 2),))
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the cells whose work is done, instead of doing it."""
+    names: list[str] = []
+
+    def work(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
+        if "fails" in cell.work:
+            raise DataError("the data are gone")
+        assert all((parent / RECORD).is_file() for parent in parents)
+        names.append(cell.name)
+        record = {"key": cell.key, "code": code_fingerprint(cell.kind), "scores": {"a": {"value": 1.0}}}
+        folder.mkdir(parents=True)
+        (folder / RECORD).write_text(json.dumps(record))
+        return record
+
+    monkeypatch.setattr(book_module, "do_work", work)
+    return names
+
+
+def test_what_is_done_is_read(tmp_path: Path, done: list[str]) -> None:
+    book = Book(tmp_path)
+    assert book.run([cell(0), cell(1), cell(0)], "x").keys() == {cell(0).key, cell(1).key}
+    assert done == ["cell 0", "cell 1"]
+    Book(tmp_path).run([cell(1), cell(2)], "x")
+    assert done == ["cell 0", "cell 1", "cell 2"]
+
+
+def test_parents_come_first(tmp_path: Path, done: list[str]) -> None:
+    child = Cell("merge", "child", {"method": "linear"}, cell().scores, (cell(0), cell(1)))
+    Book(tmp_path).run([child], "x")
+    assert done == ["cell 0", "cell 1", "child"]
+
+
+def test_the_key_follows_everything_that_is_asked_for() -> None:
+    keys = {
+        cell(0).key,
+        cell(1).key,
+        cell(0, adapter={"method": "lora"}).key,
+        cell(0, data={**WORLD, "max_length": 8}).key,
+        Cell("train", "other name", cell(0).work, ()).key,
+        Cell("merge", "x", {}, (), (cell(0),)).key,
+        Cell("merge", "x", {}, (), (cell(1),)).key,
+    }
+    assert len(keys) == 7
+    assert cell(0).key == Cell("train", "called otherwise", cell(0).work, cell(0).scores).key
+
+
+def test_records_of_other_code_are_run_again_unless_they_are_accepted(
+    tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Book(tmp_path).run([cell(0)], "x")
+    monkeypatch.setattr(book_module, "code_fingerprint", lambda kind: "changed")
+    accepting = Book(tmp_path, accept_older=True)
+    accepting.run([cell(0)], "x")
+    assert (done, accepting.older) == (["cell 0"], {cell(0).key})
+    assert Book(tmp_path).missing([cell(0)]) == [cell(0)]
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": 1}'])
+def test_a_damaged_record_is_none(tmp_path: Path, done: list[str], damage: str) -> None:
+    book = Book(tmp_path)
+    book.run([cell(0)], "x")
+    (book.place(cell(0)) / RECORD).write_text(damage)
+    assert book.read(cell(0)) is None
+
+
+def test_an_error_names_its_cell_and_keeps_its_kind(tmp_path: Path, done: list[str]) -> None:
+    with pytest.raises(DataError, match="cell 7: the data are gone"):
+        Book(tmp_path).run([cell(7, fails=True)], "x")
+
+
+def test_progress_is_told_from_what_was_done_before(tmp_path: Path, done: list[str]) -> None:
+    Book(tmp_path).run([cell(0)], "x")
+    told: list[tuple[str, int, int]] = []
+    Book(tmp_path, progress=lambda *what: told.append(what)).run([cell(0), cell(1), cell(2)], "rates")
+    assert told == [("rates", 1, 3), ("rates", 2, 3), ("rates", 3, 3)]

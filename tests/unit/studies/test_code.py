@@ -1,0 +1,43 @@
+"""The code's fingerprint: what changes numbers changes it, what only reads differently does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from neurolora.studies import code
+
+SOURCE = '"""A file."""\n\n\ndef f(x):\n    """Twice."""\n    return 2 * x  # two\n'
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        "def f(x):\n    return 2 * x\n",
+        SOURCE.replace("Twice", "Two times").replace("# two", "# it doubles"),
+        SOURCE.replace("return 2 * x", "return (\n        2 * x\n    )"),
+    ],
+)
+def test_words_and_layout_mean_nothing(same: str) -> None:
+    assert code._meaning(same) == code._meaning(SOURCE)
+
+
+@pytest.mark.parametrize("other", [SOURCE.replace("2 *", "3 *"), SOURCE.replace("(x)", "(x, y=0)")])
+def test_what_is_done_means_something(other: str) -> None:
+    assert code._meaning(other) != code._meaning(SOURCE)
+
+
+def test_every_room_and_every_file_that_is_left_out_is_there() -> None:
+    for rooms in code.ROOMS.values():
+        assert all((code.PACKAGE / room).exists() for room in rooms)
+    assert all((code.PACKAGE / name).is_file() for name in code.SHOWING)
+
+
+def test_each_kind_has_the_rooms_that_it_runs(tmp_path: Path) -> None:
+    names = {kind: {path.name for path in code._files(kind)} for kind in code.ROOMS}
+    assert "trainer.py" in names["train"]
+    assert "merge.py" in names["merge"] - names["train"]
+    assert "ewc.py" in names["stream"] - names["train"]
+    assert "progress.py" not in names["train"]
+    assert len({code.code_fingerprint(kind) for kind in code.ROOMS}) == 3

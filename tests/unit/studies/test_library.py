@@ -1,0 +1,107 @@
+"""Reading studies and scales: what is laid over what, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from neurolora.errors import ConfigError
+from neurolora.studies import default_folder, load_scale, load_study, study_names
+from neurolora.studies.library import ORDER
+from neurolora.studies.running import require_fitting
+from neurolora.training import load_config
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_studies: ModuleType) -> Path:
+    made: Path = tiny_studies.write_studies(tmp_path)
+    return made
+
+
+def change(folder: Path, study: str, **values: Any) -> None:
+    path = folder / study / "spec.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}))
+
+
+def test_the_papers_studies_are_here_in_their_order_and_every_scale_fits_them() -> None:
+    folder = default_folder()
+    assert tuple(study_names(folder)) == ORDER
+    for name in ORDER:
+        study = load_study(folder, name)
+        for scale in ("miniature", "small", "paper"):
+            require_fitting(study, load_scale(folder, scale, changes={"model": {"model_name_or_path": "m"}}))
+
+
+def test_every_row_of_the_papers_studies_makes_a_training_config() -> None:
+    folder = default_folder()
+    rows = [row for name in ORDER for row in load_study(folder, name).rows.values()]
+    assert len(rows) > 30
+    for row in rows:
+        values = {"model": {"model_name_or_path": "world"}, "data": {"task": "world-sums"}}
+        load_config(None, {**values, "adapter": row.adapter, "train": row.train}).build_adapter()
+
+
+def test_methods_become_rows_and_the_papers_figures_stand_by_them(folder: Path) -> None:
+    study = load_study(folder, "table1")
+    assert study.names["adalora"] == "AdaLoRA"
+    assert study.rows["lora"].adapter["r"] == 4
+    assert study.paper["lora"] == {"average": 71.5}
+
+
+def test_quick_and_changes_are_laid_over_section_by_section(folder: Path) -> None:
+    scale = load_scale(folder, "tiny", quick=True, changes={"model": {"dtype": "float32"}, "seeds": [5]})
+    assert scale.seeds == [5]
+    assert (scale.train["max_steps"], scale.train["per_device_train_batch_size"]) == (2, 4)
+    assert (scale.search.most, scale.search.factor) == (1, 3.0)
+    assert scale.model["dtype"] == "float32"
+    assert "model_name_or_path" in scale.model
+    assert load_scale(folder, "tiny").seeds == [0, 1]
+
+
+def test_a_deepspeed_config_is_found_beside_the_scale() -> None:
+    scale = load_scale(default_folder(), "paper")
+    assert Path(scale.train["deepspeed"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"kind": "double"}, "kind: "),
+        ({"methods": ["lora", "lorra"]}, "methods without a row in methods.yaml: lorra"),
+        ({"against": ["nobody"]}, "against names the row 'nobody'"),
+        ({"paper": {"nobody": {"a": 1.0}}}, "paper names the row 'nobody'"),
+        ({"rates_of": "nobody"}, "no method 'nobody'"),
+        ({"colour": "blue"}, "colour: "),
+        ({"tasks": []}, "tasks: "),
+    ],
+)
+def test_a_wrong_study_is_refused_with_the_reason(folder: Path, values: dict[str, Any], problem: str) -> None:
+    change(folder, "table1", **values)
+    with pytest.raises(ConfigError, match=problem):
+        load_study(folder, "table1")
+
+
+def test_unknown_names_get_the_nearest(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean table1"):
+        load_study(folder, "tabel1")
+    with pytest.raises(ConfigError, match="did you mean tiny"):
+        load_scale(folder, "tinny")
+    with pytest.raises(ConfigError, match="there are none"):
+        study_names(tmp_path / "nowhere")
+
+
+def test_a_scale_without_a_model_asks_for_one() -> None:
+    with pytest.raises(ConfigError, match="--model"):
+        load_scale(default_folder(), "small")
+
+
+def test_a_scale_without_the_studys_task_or_rate_is_refused(folder: Path) -> None:
+    study = load_study(folder, "table1")
+    scale = load_scale(folder, "tiny")
+    lacking = scale.model_copy(update={"tasks": {"a": scale.tasks["a"]}, "rates": {"lora": 1e-2}})
+    with pytest.raises(ConfigError, match="no task b, no a first learning rate of adalora"):
+        require_fitting(study, lacking)

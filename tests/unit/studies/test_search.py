@@ -1,0 +1,87 @@
+"""Choosing a value: where a search begins, where it goes on, when it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from neurolora.studies.cells import Cell
+from neurolora.studies.search import Wanted, search_rates, search_values
+from neurolora.studies.spec import Search
+from neurolora.studies.streams import common_rate
+
+
+class Fake:
+    """A book whose cells score by a rule."""
+
+    def __init__(self, rule: Any) -> None:
+        self.rule, self.runs = rule, []  # type: ignore[var-annotated]
+
+    def run(self, cells: list[Any], what: str) -> dict[str, Any]:
+        self.runs.append(len(cells))
+        return {cell.key: {"scores": {"a": {"value": self.rule(float(cell.key))}}} for cell in cells}
+
+
+class Named:
+    def __init__(self, value: float) -> None:
+        self.key = repr(value)
+
+
+def search(rule: Any, **changes: Any) -> Any:
+    book = Fake(rule)
+    wanted = [Wanted("x", Named, [1e-2])]  # type: ignore[arg-type]
+    grids = search_rates(book, wanted, Search(**{"factor": 10.0, "most": 5, **changes}), "x")  # type: ignore[arg-type]
+    return book, grids[0]
+
+
+def test_a_best_in_the_middle_ends_the_search() -> None:
+    book, grid = search(lambda rate: -abs(rate - 1e-2))
+    assert sorted(grid.tried) == [1e-3, 1e-2, 1e-1]
+    assert (grid.best, grid.at_an_end, book.runs) == (1e-2, False, [3])
+
+
+def test_it_goes_on_past_an_end_until_the_best_lies_inside() -> None:
+    book, grid = search(lambda rate: -abs(rate - 1e0))
+    assert sorted(grid.tried) == [1e-3, 1e-2, 1e-1, 1.0, 10.0]
+    assert (grid.best, grid.at_an_end, book.runs) == (1.0, False, [3, 1, 1])
+
+
+def test_it_ends_at_the_most_and_says_that_it_stands_at_an_end() -> None:
+    _, grid = search(lambda rate: -rate, most=4)
+    assert sorted(grid.tried) == [1e-4, 1e-3, 1e-2, 1e-1]
+    assert (grid.best, grid.at_an_end) == (1e-4, True)
+    assert grid.to_dict()["at_an_end"] is True
+
+
+def test_of_equal_values_the_lowest_is_taken() -> None:
+    _, grid = search(lambda rate: 1.0, most=3)
+    assert grid.best == 1e-3
+
+
+def test_with_one_value_nothing_is_run() -> None:
+    book, grid = search(lambda rate: 1.0, most=1)
+    assert (book.runs, grid.best, grid.to_dict()["tried"]) == ([], 1e-2, [])
+
+
+def test_values_that_are_given_are_all_tried() -> None:
+    book = Fake(lambda value: -value)
+    grid = search_values(book, [Wanted("x", Named, [0.5, 1.0, 2.0])], "x")[0]  # type: ignore[arg-type]
+    assert (sorted(grid.tried), grid.best) == ([0.5, 1.0, 2.0], 0.5)
+
+
+def test_the_common_rate_is_the_best_mean_among_rates_tried_everywhere() -> None:
+    first = search(lambda rate: -abs(rate - 1e-2))[1]
+    second = search(lambda rate: -2 * abs(rate - 1e0))[1]
+    assert common_rate({"a": first, "b": second}) == 1e-1
+    assert common_rate({"a": search(lambda rate: 0.0, most=1)[1]}) == 1e-2
+
+
+def test_rates_are_the_same_numbers_however_they_are_reached() -> None:
+    _, grid = search(lambda rate: rate, factor=3.0)
+    assert pytest.approx(max(grid.tried)) == 0.27
+    assert 0.27 in grid.tried
+
+
+def test_a_cell_is_hashable_by_what_it_asks_for() -> None:
+    assert Cell("train", "x", {}) == Cell("train", "x", {})
