@@ -133,6 +133,8 @@ def test_a_dry_run_counts_and_leaves_nothing(
     tmp_path: Path, tiny_studies: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tiny_studies.write_studies(tmp_path)
+    assert run(folder, tmp_path, "k", "--dry-run", "--json", "--set", "train.max_steps=9") == 0
+    assert {row["steps"] for row in json.loads(capsys.readouterr().out)[0]["rows"]} == {9}
     assert run(folder, tmp_path, "all", "--dry-run", "--json") == 0
     plans = {plan["study"]: plan for plan in json.loads(capsys.readouterr().out)}
     lora = next(row for row in plans["table1"]["rows"] if row["method"] == "LoRA")
@@ -151,6 +153,9 @@ def test_wrong_words_are_refused_before_anything_runs(
     assert run(folder, tmp_path, "kk") == 2
     assert "did you mean k?" in capsys.readouterr().err
     assert run(folder, tmp_path, "k", "--seeds", "zero") == 2
+    assert run(folder, tmp_path, "k", "--set", "eval.limit") == 2
+    assert run(folder, tmp_path, "k", "--set", "eval.limits=1") == 2
+    assert "eval.limits" in capsys.readouterr().err
     assert run(folder, tmp_path, "k", "--model", str(tmp_path / "nothing")) == 2
     assert not (tmp_path / "out").exists()
 

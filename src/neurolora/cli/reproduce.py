@@ -24,6 +24,10 @@ ScaleName = Annotated[
 Quick = Annotated[bool, typer.Option("--quick", help="One seed and few rows: a look, in minutes.")]
 Model = Annotated[str | None, typer.Option("--model", help="Folder or hub name, in place of the scale's.")]
 Seeds = Annotated[str | None, typer.Option("--seeds", help="In place of the scale's: 0,1,2.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any key of the scale: eval.limit=100; may be repeated."),
+]
 Jobs = Annotated[
     int | None, typer.Option("--jobs", min=1, help="Cells at once.  [default: a core each; 1 on a GPU]")
 ]
@@ -50,6 +54,7 @@ def reproduce_command(
     quick: Quick = False,
     model: Model = None,
     seeds: Seeds = None,
+    changes: Changes = None,
     jobs: Jobs = None,
     work_dir: Work = WORK,
     results_dir: Results = None,
@@ -67,7 +72,7 @@ def reproduce_command(
     from neurolora.studies import default_folder
 
     folder = studies or default_folder()
-    chosen, at = _chosen(folder, study, scale, quick, _changes(model, seeds))
+    chosen, at = _chosen(folder, study, scale, quick, _laid_over(model, seeds, changes or []))
     if dry_run:
         _print_plans(chosen, at, as_json)
         return
@@ -75,17 +80,30 @@ def reproduce_command(
     _run(chosen, at, places, jobs, accept_older, as_json)
 
 
-def _changes(model: str | None, seeds: str | None) -> dict[str, Any]:
+def _laid_over(model: str | None, seeds: str | None, given: list[str]) -> dict[str, Any]:
+    """The flags as a part of a scale's file. Raises ConfigError for one that is no KEY=VALUE."""
+    import yaml
+
     from neurolora.errors import ConfigError, explain
 
-    changes: dict[str, Any] = {"model": {"model_name_or_path": model}} if model else {}
-    if seeds:
+    found: dict[str, Any] = {}
+    flags = [f"model.model_name_or_path={model}"] if model else []
+    flags += [f"seeds=[{seeds}]"] if seeds else []
+    for flag in [*flags, *given]:
+        key, is_given, value = flag.partition("=")
         try:
-            changes["seeds"] = [int(seed) for seed in seeds.split(",")]
-        except ValueError:
-            do = "Give whole numbers with commas between them: 0,1,2"
-            raise ConfigError(explain("--seeds", f"{seeds!r} is no list of numbers", do)) from None
-    return changes
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            read = value
+        *sections, last = key.split(".")
+        place = found
+        for section in sections:
+            place = place.setdefault(section, {}) if isinstance(place, dict) else None
+        if not (is_given and last and isinstance(place, dict)):
+            do = "Write a key of the scale's file and its value: eval.limit=100"
+            raise ConfigError(explain("--set", f"{flag!r} is no KEY=VALUE", do))
+        place[last] = read
+    return found
 
 
 def _chosen(
