@@ -19,7 +19,7 @@ FORMULA = (
     "modules and M the mean of all adapters' deltas: how far an equal-weight merge is from the adapter, "
     "measured by the adapter's own energy. kept = <M, D> / ||D||^2 is what stays of its own direction; "
     "foreign = ||M - kept D||^2 / ||D||^2 is what comes in beside it. It needs the energies and cosines "
-    "alone; gates and routing sets are not in it. A high score predicts a large loss."
+    "alone; gates and routing sets are not in it. How little it foretells: docs/merging.md."
 )
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neurolora.adapter_file import CONFIG, WEIGHTS, known_as
+from neurolora.adapter_file import CONFIG, ROUTED, WEIGHTS, known_as
 from neurolora.adapter_reader import AdapterReader
 from neurolora.errors import OutputError, explain
 from neurolora.files import atomic_folder, refuse_full_folder, restore_folder, write_json, write_text
@@ -221,7 +221,8 @@ def _write(folder: Path, made: Assembled, result: MergeResult, sources: Sequence
     from safetensors.torch import save_file
 
     save_file(made.tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    config = made.config | {"neurolora_version": __version__}
+    ours = made.config["peft_type"] == ROUTED  # PEFT warns of a field that its own methods do not know
+    config = made.config | ({"neurolora_version": __version__} if ours else {})
     write_text(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True))
     provenance = result.to_dict() | {"versions": package_versions()}
     for of_this_run in ("output", "seconds"):  # the same merge gives the same files

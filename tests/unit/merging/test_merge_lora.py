@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,10 @@ def test_an_embedding_is_refused_by_its_name(base: Path) -> None:
     with pytest.raises(AdapterError, match="embed_tokens"):
         merge_adapters(paths, base.parent / "merged", method="task_arithmetic")
     assert not (base.parent / "merged").exists()
+
+
+def test_peft_loads_what_is_written_without_a_warning(base: Path) -> None:
+    merge_adapters([make(base, "one", 1), make(base, "two", 2)], base.parent / "merged")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LoraConfig.from_pretrained(base.parent / "merged")
