@@ -51,25 +51,35 @@ class Rows(NamedTuple):
 
 @lru_cache(maxsize=2 * len(TASKS))
 def load(data: str, model: str, task: str, split: str, limit: int) -> tuple[Rows, int]:
-    """The first rows of a split and the number of labels; a task in one file is tested on its last rows.
+    """The first rows of a split, encoded, and the number of labels."""
+    rows = raw_rows(data, task, split, limit)
+    return encode(model, rows), len(rows[0]["labels"])
+
+
+def raw_rows(data: str, task: str, split: str, limit: int) -> list[dict[str, Any]]:
+    """The first rows of a split; a task in one file is tested on its last rows.
 
     The split `validation` is the rows of training after those that are learned."""
-    from transformers import AutoTokenizer
-
     from neurolora.tasks import TaskRequest, load_rows
 
     request = TaskRequest(task="text", dataset_name=str(Path(data) / task))
     alone = not (Path(data) / task / "train.json").is_file()
     found = load_rows(request, "test" if alone else "train" if split == "validation" else split)
-    rows = found[-limit:] if alone and split == "test" else found[:limit]
-    if split == "validation":
-        rows = found[TRAIN_ROWS : TRAIN_ROWS + limit]
     if alone and len(found) < TRAIN_ROWS + limit and split == "test":
         raise SystemExit(f"{task} has {len(found)} rows: too few to train and test on")
+    if split == "validation":
+        return found[TRAIN_ROWS : TRAIN_ROWS + limit]
+    return found[-limit:] if alone and split == "test" else found[:limit]
+
+
+def encode(model: str, rows: list[dict[str, Any]]) -> Rows:
+    """Token ids, cut to the window, and labels."""
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(model)
     texts = [row["sentence"] for row in rows]
     tokens = tokenizer(texts, truncation=True, max_length=WINDOW)["input_ids"]
-    return Rows(tokens, [row["label"] for row in rows]), len(rows[0]["labels"])
+    return Rows(tokens, [row["label"] for row in rows])
 
 
 def unlabelled(data: str, model: str, names: tuple[str, ...], limit: int) -> list[list[int]]:
