@@ -32,7 +32,6 @@ STUDIES: dict[str, dict[str, Any]] = {
         "paper": {"lora": {"average": 71.5}},
         "claims": [
             {"say": "one is better", "better": ["neurolora", "average"], "than": ["lora", "average"]},
-            {"say": "no such column", "better": ["neurolora", "c"], "than": ["lora", "c"]},
         ],
     },
     "table2": {
@@ -92,7 +91,7 @@ def scale(base: Path, **changes: Any) -> dict[str, Any]:
         "train": {**train, "use_cpu": True},
         "gate_rate": 0.5,
         "rates": dict.fromkeys(METHODS, 1e-2),
-        "search": {"seed": 100, "factor": 3.0, "most": 2},
+        "search": {"seed": 100, "factor": 3.0, "most": 3},
         "eval": {"batch_size": 8},
         "seeds": [0, 1],
         "quick": {"seeds": [0], "search": {"most": 1}, "train": {"max_steps": 2}},

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ SCALE, FINGERPRINT = "neurolora_A_scale", "neurolora_A_fingerprint"
 #: Parts of a module of plain LoRA: its two halves, first those of linear layers; what DoRA has besides.
 HALVES = (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B"))
 MAGNITUDE = "lora_magnitude_vector"
+#: Parts of a module of AdaLoRA, which may have no rank left.
+ADALORA_PARTS = ("lora_A", "lora_B", "lora_E")
 #: The parts that together are one low-rank update, (A, B).
 PAIRS = ((TRAINED_A, UP), (A, UP), *HALVES)
 #: Kind of gate -> its parts, in the order of Eq. 3; a part's tensor is called by it, behind `GATE`.
@@ -87,6 +89,12 @@ def method_name(config: dict[str, Any]) -> str:
     if config["peft_type"] == ROUTED:
         return {"none": "FlyLoRA", "router": "MoLE"}.get(config.get("gate", ""), "NeuroLoRA")
     return {LORA: "LoRA"}.get(config["peft_type"], str(config["peft_type"]))
+
+
+def is_without_ranks(key: str, shape: Sequence[int]) -> bool:
+    """Whether an empty tensor is that of a module from which AdaLoRA took all ranks: its other side is there."""
+    part = split_key(key)
+    return len(shape) == 2 and max(shape) > 0 and part is not None and part[1] in ADALORA_PARTS
 
 
 def pair_of(parts: dict[str, str]) -> tuple[str, str] | None:

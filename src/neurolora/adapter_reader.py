@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurolora.adapter_file import PICKLE, WEIGHTS, Keys, read_adapter_config, split_key
+from neurolora.adapter_file import PICKLE, WEIGHTS, Keys, is_without_ranks, read_adapter_config, split_key
 from neurolora.errors import AdapterError, explain
 
 if TYPE_CHECKING:
@@ -153,7 +153,8 @@ class AdapterReader:
         return AdapterError(explain(self._asked, found, "Copy or save it again"))
 
     def _refuse_empty(self, layout: Layout) -> None:
-        empty = [key for key, entry in layout.entries.items() if 0 in entry.shape]
+        shapes = {key: entry.shape for key, entry in layout.entries.items() if 0 in entry.shape}
+        empty = [key for key, shape in shapes.items() if not is_without_ranks(key, shape)]
         if empty:
             found = f"the tensor {empty[0]} is empty, of shape {layout.entries[empty[0]].shape}"
             do = "A sharded model (ZeRO-3, FSDP) was saved without gathering it: gather, and save again"

@@ -76,7 +76,7 @@ def reproduce_command(
     if dry_run:
         _print_plans(chosen, at, as_json)
         return
-    places = _places(folder, work_dir, results_dir, quick)
+    places = _places(folder, work_dir, results_dir, at)
     _run(chosen, at, places, jobs, accept_older, as_json)
 
 
@@ -126,12 +126,16 @@ class Places(NamedTuple):
     readme: Path | None = None
 
 
-def _places(studies: Path, work_dir: Path, results_dir: Path | None, quick: bool) -> Places:
-    """A checkout keeps results beside the specs and shows them in its docs; else all lies in the work-dir."""
+def _places(studies: Path, work_dir: Path, results_dir: Path | None, scale: Scale) -> Places:
+    """A checkout keeps the results of its scales as they are beside the specs, and shows them in its docs.
+
+    What was run with changes, or quickly, or by an installed package, lies in the work-dir.
+    """
     cells, root = work_dir / "cells", studies.parent
     is_checkout = (root / "pyproject.toml").is_file() and (root / "docs").is_dir()
-    if results_dir is None and is_checkout and not quick:
-        return Places(cells, studies, root / "docs", root / "README.md")
+    if results_dir is None and is_checkout and scale.label == scale.id:
+        readme = root / "README.md"
+        return Places(cells, studies, root / "docs", readme if readme.is_file() else None)
     output = results_dir or work_dir / "results"
     return Places(cells, output, output)
 
@@ -139,11 +143,14 @@ def _places(studies: Path, work_dir: Path, results_dir: Path | None, quick: bool
 def _run(
     chosen: list[Study], scale: Scale, places: Places, jobs: int | None, older: bool, as_json: bool
 ) -> None:
-    from neurolora.report.studies import read_results, write_pages
-    from neurolora.studies import Book, reproduce, stored_results, write_result
+    from neurolora.report.studies import read_results, require_marks, write_pages
+    from neurolora.studies import Book, reproduce, require_fitting, stored_results, write_result
     from neurolora.studies.book import quiet_libraries
 
     quiet_libraries()
+    require_fitting(chosen, scale)
+    if places.readme is not None:
+        require_marks(places.readme)
     console, done = messages(), []
     with progress_bars() as bars:
         book = Book(places.cells, jobs or _default_jobs(), older, _shown_in(bars))

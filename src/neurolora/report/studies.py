@@ -30,10 +30,11 @@ from neurolora.report.study_pictures import curve_picture, score_bars
 PAGES, FIRST_SCALE = "results", "miniature"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 NOTE = (
-    "Means over seeds, ± half of a 95% interval (Student's t). The paper's figures are of Llama-3-8B on its "
-    "own tasks and stand beside ours for their order alone. A statement of the paper counts as held where "
-    "the 95% interval of the difference, paired by seed, lies above 0; among so many one or two would "
-    "leave 0 out by chance."
+    "Means over seeds, ± half of a 95% interval (Student's t): what another seed would change. That other "
+    "test rows could have been drawn is not in it; all seeds are scored on the same. The paper's figures are "
+    "of Llama-3-8B on its own tasks and stand beside ours for their order alone. A statement of the paper "
+    "counts as held where the 95% interval of the difference, paired by seed, lies above 0; among so many "
+    "one or two would leave 0 out by chance."
 )
 
 
@@ -95,17 +96,23 @@ def with_block(text: str, block: str, where: str) -> str:
     return f"{before}{BEGIN}\n{block}{END}{after}"
 
 
+def require_marks(readme: Path) -> None:
+    """Raises DataError for a README in which there is no place for results."""
+    with_block(readme.read_text(encoding="utf-8"), "", str(readme))
+
+
 def write_pages(results: Sequence[Result], folder: Path, readme: Path | None = None) -> list[Path]:
     """The results of one scale as Markdown and HTML in a folder, and as the README's part if it is theirs.
 
-    Only the miniature's stand in a README. Raises OutputError, and DataError for a README without the marks.
+    Only the miniature's stand in a README. Raises OutputError, and DataError for results of different
+    settings, or a README without the marks.
     """
-    scale = results[0]["scale"]["id"]
-    name = PAGES if scale == FIRST_SCALE else f"{PAGES}-{scale}"
-    if readme is not None and scale == FIRST_SCALE:
-        text = readme.read_text(encoding="utf-8")
-        write_text(readme, with_block(text, readme_block(results), str(readme)))
-    write_text(folder / f"{name}.md", results_markdown(results))
+    if len({result["sizes_fingerprint"] for result in results}) > 1:
+        found = ", ".join(f"{result['study']}: {result['sizes_fingerprint']}" for result in results)
+        do = "Run all of them again: cells that are still right are only read"
+        raise DataError(explain("one page of results of one scale", f"their settings differ ({found})", do))
+    label = results[0]["scale"]["label"]
+    name = PAGES if label == FIRST_SCALE else f"{PAGES}-{label}"
     values = {
         "title": "The paper's tables",
         "subtitle": in_words(results),
@@ -113,7 +120,12 @@ def write_pages(results: Sequence[Result], folder: Path, readme: Path | None = N
         "note": NOTE,
         "studies": [_study(result) for result in results],
     }
-    return [folder / f"{name}.md", write_page("studies.html.j2", folder / f"{name}.html", values)]
+    page = write_page("studies.html.j2", folder / f"{name}.html", values)
+    write_text(folder / f"{name}.md", results_markdown(results))
+    if readme is not None and label == FIRST_SCALE:
+        text = readme.read_text(encoding="utf-8")
+        write_text(readme, with_block(text, readme_block(results), str(readme)))
+    return [folder / f"{name}.md", page]
 
 
 def _study(result: Result) -> dict[str, Any]:

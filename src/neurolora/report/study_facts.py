@@ -88,7 +88,7 @@ def costs(result: Result) -> TextTable:
         "trainable": "trainable",
         "percent": "% of the base",
         "stored": "stored",
-        "active": "active for a token",
+        "active": "of these, active for a token",
         "seconds": "seconds a run",
         "peak_bytes": "peak memory, MB",
     }
@@ -155,20 +155,20 @@ def in_words(results: Sequence[Result]) -> str:
 
 def provenance(result: Result) -> list[tuple[str, str]]:
     """Where the numbers come from."""
-    environment = result["environment"]
-    git = environment.get("git") or {}
-    code = f"{git.get('commit', ABSENT)[:12]}{' (with changes)' if git.get('dirty') else ''}"
+    made, versions = result["environment"], result["environment"]["versions"]
+    commits = ", ".join(commit[:12] for commit in made["commits"]) or ABSENT
+    changed = " (with changes that are in no commit)" if made["dirty"] else ""
+    quick = ", a quick look" if result["scale"]["quick"] else ""
     rows = [
-        ("Scale", f"{result['scale']['id']}: {result['scale']['about']}"),
+        ("Scale", f"{result['scale']['label']}{quick}: {result['scale']['about']}"),
+        ("Model", str(result["model"]["model_name_or_path"])),
         ("Seeds", ", ".join(map(str, result["seeds"]))),
         ("Scored on", f"at most {result['sizes']['eval']['limit'] or 'all'} test rows of each task"),
-        ("Cells", str(len(result["cells"]))),
-        ("Code", code),
-        ("Made", environment["time"]),
-        ("Device", f"{environment['device']}, {environment['cpu_count']} cores"),
-        ("torch, transformers, peft", ", ".join(str(environment["versions"][name]) for name in
-                                               ("torch", "transformers", "peft"))),
-    ]  # fmt: skip
+        ("Cells", f"{len(result['cells'])}, from {made['first']} to {made['last']}"),
+        ("Code", f"{commits}{changed}"),
+        ("Device", "; ".join(made["devices"])),
+        ("Versions", ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())),
+    ]
     if result["older_code"]:
         rows.append(("Made by other code", f"{result['older_code']} cells, taken as they were"))
     return rows

@@ -13,7 +13,13 @@ from neurolora.lazy import lazy_attributes
 if TYPE_CHECKING:
     from neurolora.studies.book import Book
     from neurolora.studies.library import default_folder, load_scale, load_study, study_names
-    from neurolora.studies.running import plan_study, reproduce, stored_results, write_result
+    from neurolora.studies.running import (
+        plan_study,
+        reproduce,
+        require_fitting,
+        stored_results,
+        write_result,
+    )
 
 _HOMES = {
     "Book": "book",
@@ -22,6 +28,7 @@ _HOMES = {
     "load_study": "library",
     "plan_study": "running",
     "reproduce": "running",
+    "require_fitting": "running",
     "stored_results": "running",
     "study_names": "library",
     "write_result": "running",
@@ -34,6 +41,7 @@ __all__ = [
     "load_study",
     "plan_study",
     "reproduce",
+    "require_fitting",
     "stored_results",
     "study_names",
     "write_result",

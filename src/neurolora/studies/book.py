@@ -20,7 +20,7 @@ from typing import Any
 from neurolora.errors import NeuroLoraError, TrainingError, explain
 from neurolora.studies.cells import Cell
 from neurolora.studies.code import code_fingerprint
-from neurolora.studies.work import do_work, read_record
+from neurolora.studies.work import do_work, has_weights, read_record
 
 Record = dict[str, Any]
 #: Told what is being done, how much of it is done, and of how much.
@@ -49,9 +49,9 @@ class Book:
         return self.folder / cell.key
 
     def read(self, cell: Cell) -> Record | None:
-        """The record of a cell that is done."""
+        """The record of a cell that is done; a training run whose weights are gone is not."""
         record = read_record(self.place(cell))
-        if record is None:
+        if record is None or (cell.kind == "train" and not has_weights(self.place(cell))):
             return None
         if record["code"] != code_fingerprint(cell.kind):
             if not self.accept_older:
@@ -59,57 +59,54 @@ class Book:
             self.older.add(cell.key)
         return record
 
-    def missing(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Those that are still to be run, each once."""
-        return [cell for cell in {cell.key: cell for cell in cells}.values() if self.read(cell) is None]
-
     def run(self, cells: Sequence[Cell], what: str) -> dict[str, Record]:
         """The records of all cells by key; what is missing is run first, parents before those who need them.
 
         Raises the first error of a cell, with its name, after the others that run have ended.
         """
-        parents = [parent for cell in self.missing(cells) for parent in cell.parents]
+        found = {cell.key: (cell, self.read(cell)) for cell in cells}
+        done = {key: record for key, (_, record) in found.items() if record is not None}
+        missing = {key: cell for key, (cell, record) in found.items() if record is None}
+        parents = [parent for cell in missing.values() for parent in cell.parents]
         if parents:
-            self.run(parents, f"{what}, parents")
-        missing, total = self.missing(cells), len({cell.key for cell in cells})
-        self.progress(what, total - len(missing), total)
-        for ended, _ in enumerate(self._do(missing), start=1):
-            self.progress(what, total - len(missing) + ended, total)
-        found = {cell.key: self.read(cell) for cell in cells}
-        return {key: record for key, record in found.items() if record is not None}
+            self.run(parents, f"{what}, training" if parents[0].kind == "train" else what)
+        self.progress(what, len(done), len(found))
+        for key, record in self._do(missing):
+            done[key] = record
+            self.progress(what, len(done), len(found))
+        return done
 
-    def _do(self, cells: list[Cell]) -> Iterator[None]:
-        """Run cells, as many at once as there are jobs; yields as each ends."""
-        if min(self.jobs, len(cells)) <= 1:
-            for cell in cells:
-                _work(cell, self.place(cell), self._parents(cell))
-                yield
+    def _do(self, cells: dict[str, Cell]) -> Iterator[tuple[str, Record]]:
+        """Run cells, as many at once as there are jobs; yields each record as it is there."""
+        jobs = {key: (cell, self.folder / key, self._parents(cell), code_fingerprint(cell.kind))
+                for key, cell in cells.items()}  # fmt: skip
+        if min(self.jobs, len(jobs)) <= 1:
+            for key, job in jobs.items():
+                yield key, _work(*job)
             return
         with _workers(self.jobs) as pool:
-            running: set[Future[Record]] = {
-                pool.submit(_work, cell, self.place(cell), self._parents(cell)) for cell in cells
-            }
-            while running:
-                ended, running = wait(running, return_when=FIRST_COMPLETED)
+            running = {pool.submit(_work, *job): key for key, job in jobs.items()}
+            waiting = set(running)
+            while waiting:
+                ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in ended:
-                    _require_done(future)
-                    yield
+                    yield running[future], _result(future)
 
     def _parents(self, cell: Cell) -> list[Path]:
         return [self.place(parent) for parent in cell.parents]
 
 
-def _work(cell: Cell, folder: Path, parents: list[Path]) -> Record:
+def _work(cell: Cell, folder: Path, parents: list[Path], code: str) -> Record:
     """`do_work` with the cell's name in front of whatever it says."""
     try:
-        return do_work(cell, folder, parents)
+        return do_work(cell, folder, parents, code)
     except NeuroLoraError as error:
         raise type(error)(f"{cell.name}: {error}") from error
 
 
-def _require_done(future: Future[Record]) -> None:
+def _result(future: Future[Record]) -> Record:
     try:
-        future.result()
+        return future.result()
     except BrokenProcessPool as error:
         found = "the system ended one of the processes, as it does when memory runs out"
         do = "Give the command again with fewer --jobs: what is done is kept"
@@ -118,15 +115,13 @@ def _require_done(future: Future[Record]) -> None:
 
 @contextlib.contextmanager
 def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes that share the cores; on an error or an interrupt what waits is let go."""
+    """Fresh processes that share the cores. On an error what waits is let go, and what runs is waited for."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(threads_for(jobs),))
     try:
         yield pool
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def threads_for(jobs: int) -> int:

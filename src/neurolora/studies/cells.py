@@ -1,8 +1,8 @@
-"""One cell of a study: a training run, a merge or a stream, with what it is scored on; and its key.
+"""One cell of a study: a training run, a score, a merge or a stream, with what it builds on; and its key.
 
 Room: studies. Made by the kinds of studies (`single.py`, `merging.py`, `streams.py`), run by `work.py`, kept
-by `book.py`. A cell's key is the fingerprint of all that was asked for and of the data and the model behind
-it, not of where it is written; two studies that ask for the same thing share the cell.
+by `book.py`. A cell's key is the fingerprint of what was asked for and of the data and the model behind it,
+not of where these lie or where it is written; two studies that ask for the same thing share the cell.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from neurolora.provenance import fingerprint_file, fingerprint_json, fingerprint
 from neurolora.tasks import TaskRequest, load_rows
 from neurolora.world import resolve_model_name
 
+#: Settings of training that name a file: what is in it counts, not its place.
+FILES = ("deepspeed", "silence_data")
+
 
 @dataclass(frozen=True)
 class Score:
@@ -32,17 +35,16 @@ class Score:
 
     def request(self) -> TaskRequest:
         """The task's data as evaluation takes it."""
-        names = {field.name for field in dataclasses.fields(TaskRequest)}
-        return TaskRequest(**{name: value for name, value in self.data.items() if name in names})
+        return task_request(self.data)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is asked for. kind: `train`, `merge` or `stream`.
+    """What is asked for. kind: `train`, `score`, `merge` or `stream`.
 
-    name: for people. work: the config of the run, without output folders; of a merge, its settings. parents:
-    the cells whose adapters are merged. scores: what is measured at the end (a stream's config says it).
-    processes: above 1, training is launched on so many.
+    name: for people. work: the config of a run, without the model's and the run's folders; of a merge, its
+    settings. parents: the cells whose adapters are scored or merged. scores: what is measured (a stream's
+    config says it). processes: above 1, the run is launched on so many.
     """
 
     kind: str
@@ -57,41 +59,73 @@ class Cell:
         """The fingerprint of what was asked for, 16 letters."""
         asked = {
             "kind": self.kind,
-            "work": self.work,
-            "scores": [dataclasses.asdict(score) for score in self.scores],
+            "work": _placeless(self.work),
+            "scores": [_score(score) for score in self.scores],
             "parents": [parent.key for parent in self.parents],
-            "data": [_data(json.dumps(one, sort_keys=True)) for one in self._sources()],
-            "model": _model(self._model()),
+            "data": [_rows(json.dumps(data, sort_keys=True), split) for data, split in self._sources()],
+            "model": _model(json.dumps(self.work["model"])) if "model" in self.work else None,
+            "processes": self.processes,
         }
         return fingerprint_json(asked)[:16]
 
-    def _sources(self) -> list[dict[str, Any]]:
-        """Everything that rows are read from: (data section, split)."""
+    def _sources(self) -> list[tuple[dict[str, Any], str]]:
+        """Everything that rows are read from: data section, split."""
         if self.kind == "stream":
-            tasks = [{**self.work["data"], **task["data"]} for task in self.work["tasks"]]
-            splits = ("train", self.work["eval"]["split"])
-            return [{"data": data, "split": split} for data in tasks for split in splits]
-        trained = [{"data": self.work["data"], "split": "train"}] if self.kind == "train" else []
-        return trained + [{"data": score.data, "split": score.split} for score in self.scores]
+            sections = [{**self.work["data"], **task["data"]} for task in self.work["tasks"]]
+            return [(data, split) for data in sections for split in ("train", self.work["eval"]["split"])]
+        trained = [(self.work["data"], "train")] if self.kind == "train" else []
+        return trained + [(score.data, score.split) for score in self.scores]
 
-    def _model(self) -> str:
-        cell = self.parents[0] if self.parents else self
-        return str(cell.work["model"]["model_name_or_path"])
+
+def task_request(data: dict[str, Any]) -> TaskRequest:
+    """A data section as the tasks room takes it, without a limit."""
+    names = {field.name for field in dataclasses.fields(TaskRequest)} - {"limit"}
+    return TaskRequest(**{name: value for name, value in data.items() if name in names})
+
+
+def _score(score: Score) -> dict[str, Any]:
+    """What the score depends on: not on how many rows are scored at once."""
+    values = {**dataclasses.asdict(score), "data": _without_place(score.data)}
+    del values["batch_size"]
+    return values
+
+
+def _placeless(work: dict[str, Any]) -> dict[str, Any]:
+    """The config without folders, and with the contents of files in place of their names."""
+    found = {name: value for name, value in work.items() if name not in ("output", "model")}
+    found["model"] = {k: v for k, v in work.get("model", {}).items() if k != "model_name_or_path"}
+    if "data" in work:
+        found["data"] = _without_place(work["data"])
+    if "tasks" in work:
+        found["tasks"] = [{**task, "data": _without_place(task["data"])} for task in work["tasks"]]
+    if "train" in work:
+        train = dict(work["train"])
+        for name in FILES:
+            if Path(str(train.get(name) or "")).is_file():
+                train[name] = fingerprint_file(train[name])
+        found["train"] = train
+    return found
+
+
+def _without_place(data: dict[str, Any]) -> dict[str, Any]:
+    """A data section without the name of a local file or folder, whose rows count by themselves."""
+    is_local = Path(str(data.get("dataset_name") or "")).exists()
+    return {name: value for name, value in data.items() if not (is_local and name == "dataset_name")}
 
 
 @cache
-def _data(source: str) -> str:
+def _rows(data: str, split: str) -> str:
     """The fingerprint of a split's rows."""
-    asked = json.loads(source)
-    score = Score("", asked["data"], "accuracy", asked["split"], None, 1)
-    return fingerprint_rows(load_rows(score.request(), asked["split"]))
+    return fingerprint_rows(load_rows(task_request(json.loads(data)), split))
 
 
 @cache
-def _model(name: str) -> str:
-    """The fingerprint of a local model's files; of one on the hub its name, which its config pins."""
+def _model(section: str) -> str:
+    """The fingerprint of a local model's files; one on the hub counts by its name and `model_revision`."""
+    values = json.loads(section)
+    name = values["model_name_or_path"]
     folder = Path(resolve_model_name(name))
     if not folder.is_dir():
-        return name
-    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
+        return f"{name}@{values.get('model_revision')}"
+    files = sorted(path for path in folder.iterdir() if path.is_file())
     return fingerprint_json({path.name: fingerprint_file(path) for path in files})

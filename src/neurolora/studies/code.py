@@ -1,4 +1,4 @@
-"""The fingerprint of the code that a cell's numbers depend on.
+"""The fingerprint of the code that a cell's numbers depend on: our files, and the versions of libraries.
 
 Room: studies. It reads the package's own sources. Comments, docstrings and layout do not count, and neither
 do files that only show or count things.
@@ -11,19 +11,24 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from neurolora.provenance import package_versions
+
 PACKAGE = Path(__file__).resolve().parents[1]
-_TRAINING = ("core", "tuner", "tasks", "world", "training", "evaluation")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "lm-eval")
+_FLOOR = ("adapter_reader.py", "adapter_file.py", "studies/work.py")
+_TRAINING = ("core", "tuner", "tasks", "world", "training", *_FLOOR)
 #: Kind of cell -> the rooms that its numbers come from.
 ROOMS = {
-    "train": _TRAINING,
-    "merge": (*_TRAINING, "merging", "adapter_reader.py", "adapter_file.py"),
-    "stream": (*_TRAINING, "merging", "continual", "adapter_reader.py", "adapter_file.py"),
+    "train": (*_TRAINING, "report/inspection.py"),
+    "score": (*_TRAINING, "evaluation"),
+    "merge": (*_TRAINING, "evaluation", "merging"),
+    "stream": (*_TRAINING, "evaluation", "merging", "continual"),
 }
 #: Files of these rooms that no score depends on.
 SHOWING = frozenset(
     f"{room}/{name}.py"
     for room, names in {
-        "training": ("progress", "plan", "memory", "names", "flags", "metrics"),
+        "training": ("progress", "plan", "memory", "names", "flags", "metrics", "peak"),
         "tuner": ("statistics",),
         "core": ("accounting",),
         "evaluation": ("comparison", "foreign", "accuracy_estimate"),
@@ -35,8 +40,9 @@ SHOWING = frozenset(
 
 @cache
 def code_fingerprint(kind: str) -> str:
-    """SHA-256 over the syntax trees of the files behind a kind of cell, in hex."""
-    digest = hashlib.sha256()
+    """SHA-256 over the syntax trees of a kind of cell's files, and the libraries' versions, in hex."""
+    versions = package_versions()
+    digest = hashlib.sha256(repr([versions[name] for name in LIBRARIES]).encode())
     for path in _files(kind):
         name = path.relative_to(PACKAGE).as_posix()
         digest.update(f"{name}\n{_meaning(path.read_text(encoding='utf-8'))}\n".encode())

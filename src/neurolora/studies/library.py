@@ -5,12 +5,14 @@ Room: studies. A checkout has them in `studies/` beside `src/`; an installed pac
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from neurolora.errors import ConfigError, did_you_mean, explain, itemised
+from neurolora.provenance import fingerprint_json
 from neurolora.studies.spec import Scale, Study
 from neurolora.yaml_lines import read_yaml
 
@@ -65,11 +67,22 @@ def load_scale(
     smaller = values.pop("quick", {}) or {}
     for laid in (smaller if quick else {}, changes or {}):
         values = _laid_over(values, laid)
-    scale = _parse(Scale, path, {"id": name, "quick": quick, **values})
+    label = "-".join([name, *(["quick"] if quick else []), *_told(changes or {})])
+    scale = _parse(Scale, path, {"id": name, "label": label, "quick": quick, **values})
     if "model_name_or_path" not in scale.model:
         do = "Give one with --model, a folder or a name on the hub"
         raise ConfigError(explain(f"the scale {name}", "it names no model", do))
     return scale.model_copy(update={"train": _with_paths(scale.train, path.parent)})
+
+
+def _told(changes: dict[str, Any]) -> list[str]:
+    """What was changed, as parts of a file's name: the model's own name, a fingerprint of the rest."""
+    rest = {key: value for key, value in changes.items() if key != "model"}
+    model = dict(changes.get("model", {}))
+    named = model.pop("model_name_or_path", None)
+    parts = [re.sub(r"[^A-Za-z0-9.]+", "_", Path(str(named)).name)] if named else []
+    rest |= {"model": model} if model else {}
+    return parts + ([fingerprint_json(rest)[:6]] if rest else [])
 
 
 def _with_methods(path: Path, values: dict[str, Any], methods: dict[str, Any]) -> dict[str, Any]:
@@ -106,19 +119,24 @@ def _with_paths(train: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _problems(study: Study) -> list[str]:
-    """What the models cannot see: rows and columns that are named and not there."""
-    rows = set(study.names)
-    said = [(name, "against") for name in study.against]
-    said += [
-        (label[0], f"the claim {claim.say!r}")
-        for claim in study.claims
-        for label in (claim.better, claim.than)
+    """What the models cannot see: rows, columns and methods that are named and not there."""
+    rows, columns = study.names, study.columns
+    found = ["there are no rows"] if not rows else []
+    said = [(name, "against") for name in study.against] + [(name, "paper") for name in study.paper]
+    places = [
+        (*place, f"the claim {claim.say!r}") for claim in study.claims for place in (claim.better, claim.than)
     ]
-    said += [(name, "paper") for name in study.paper]
+    places += [(row, column, "paper") for row, values in study.paper.items() for column in values]
+    said += [(row, where) for row, _, where in places]
+    found += [f"{where} names the row {row!r}, which is not there" for row, where in said if row not in rows]
+    found += [
+        f"{where} names the column {column!r}, which is not there"
+        for _, column, where in places
+        if column not in columns
+    ]
     methods = [row.of for row in study.stream_rows.values()] + ([study.rates_of] if study.rates_of else [])
-    unknown = [f"there is no method {name!r} in {METHODS}" for name in methods if name not in study.methods]
-    missing = [f"{where} names the row {row!r}, which is not there" for row, where in said if row not in rows]
-    return missing + unknown
+    found += [f"there is no method {name!r} in {METHODS}" for name in methods if name not in study.methods]
+    return list(dict.fromkeys(found))
 
 
 def _parse(model: type[Model], path: Path, values: dict[str, Any]) -> Model:

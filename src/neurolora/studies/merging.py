@@ -11,8 +11,8 @@ from statistics import mean
 
 from neurolora.studies.book import Book
 from neurolora.studies.cells import Cell
-from neurolora.studies.search import Grid, Wanted, search_values
-from neurolora.studies.single import Rates, find_rates, score_on, tested
+from neurolora.studies.search import Grid, Wanted, score_of, search_values
+from neurolora.studies.single import Rates, find_rates, score_on, tested, value_of
 from neurolora.studies.spec import Merge, Row, Scale, Study
 from neurolora.studies.table import Table
 
@@ -27,7 +27,8 @@ def run_merging(study: Study, scale: Scale, book: Book) -> Table:
     table = Table(columns)
     rates = find_rates(study.rows, study.tasks, scale, book, study.id)
     chosen = _search(study, scale, book, rates)
-    table.searches = [grid.to_dict() for grid in chosen.values()]
+    grids = [grid for found in rates.values() for grid in found.values()]
+    table.searches = [grid.to_dict() for grid in [*grids, *chosen.values()]]
     for label, seed in itertools.product(study.rows, scale.seeds):
         _add_seed(study, scale, book, table, label, seed, rates[label], chosen)
     return table
@@ -38,7 +39,8 @@ def _search(study: Study, scale: Scale, book: Book, rates: dict[str, Rates]) -> 
     pairs = list(itertools.product(study.rows, study.merges))
     wanted = []
     for label, merge in pairs:
-        parents = [rates[label][task].cells[rates[label][task].best] for task in study.tasks]
+        best = [rates[label][task] for task in study.tasks]
+        parents = [grid.cells[grid.best].parents[0] for grid in best]
         row, way = study.rows[label], study.merges[merge]
         make = partial(_merged, study, scale, row, way, parents, "validation", scale.search.limit)
         wanted.append(Wanted(f"{row.name}, {way.name}", make, way.lambdas))
@@ -57,22 +59,21 @@ def _add_seed(
     chosen: dict[tuple[str, str], Grid],
 ) -> None:
     row = study.rows[label]
-    parents = [tested(scale, row, task, seed, rates[task].best) for task in study.tasks]
-    found = book.run(parents, f"{study.id}, adapters")
-    alone = mean(
-        found[cell.key]["scores"][task]["value"] for cell, task in zip(parents, study.tasks, strict=True)
-    )
+    alone = [tested(scale, row, task, seed, rates[task].best) for task in study.tasks]
+    found = book.run(alone, f"{study.id}, adapters")
+    own = mean(value_of(found[cell.key], task) for cell, task in zip(alone, study.tasks, strict=True))
+    parents = [cell.parents[0] for cell in alone]
     merged = {
         merge: _merged(study, scale, row, way, parents, "test", scale.eval.limit, chosen[label, merge].best)
         for merge, way in study.merges.items()
     }
-    table.cells += [*parents, *merged.values()]
     records = book.run(list(merged.values()), study.id)
-    table.add(label, ALONE, alone)
+    table.records += [*found.values(), *records.values()]
+    table.add(label, ALONE, own)
     for merge, cell in merged.items():
-        score = mean(one["value"] for one in records[cell.key]["scores"].values())
+        score = score_of(records[cell.key])
         table.add(label, merge, score)
-        table.add(label, f"{merge}_{KEPT}", 100 * score / alone)
+        table.add(label, f"{merge}_{KEPT}", 100 * score / own if own else 0.0)
 
 
 def _merged(

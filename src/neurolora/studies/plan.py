@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from neurolora.errors import ConfigError, DataError, NeuroLoraError
+from neurolora.studies.checks import require_fitting
 from neurolora.studies.single import adapter_of, train_of
 from neurolora.studies.spec import Row, Scale, Study
 
@@ -19,6 +20,7 @@ def plan_study(study: Study, scale: Scale) -> dict[str, Any]:
     A row: method, task, trainable, percent, examples, steps, rows_per_step, memory. Searches that go on
     beyond their first rates are not foreseen. Raises ConfigError for settings that cannot work.
     """
+    require_fitting([study], scale)
     notes: list[str] = []
     methods = _methods(study)
     first = next(iter(methods.values()))
@@ -52,7 +54,7 @@ def _methods(study: Study) -> dict[str, Row]:
 def _count(study: Study, scale: Scale) -> dict[str, int]:
     """Training runs, merges and streams, each once for every seed; searches as they begin."""
     seeds, tasks = len(scale.seeds), len(study.tasks)
-    tried = min(3, scale.search.most)
+    tried = 0 if scale.search.most == 1 else 3
     searched = 1 if study.rates_of else len(_methods(study))
     found = {"searches of learning rates": searched * tasks * tried}
     if study.kind != "streams":
@@ -67,14 +69,14 @@ def _count(study: Study, scale: Scale) -> dict[str, int]:
 
 
 def _config(scale: Scale, row: Row, task: str) -> Any:
-    """The training config of a row on a task, at the first rate of any method: no count depends on it."""
+    """The training config of a row on a task, at some rate: no count depends on it."""
     from neurolora.training import load_config
 
     values = {
         "model": scale.model,
         "adapter": adapter_of(row, scale.seeds[0]),
         "data": {**scale.data, **scale.tasks[task].data},
-        "train": train_of(scale, row, next(iter(scale.rates.values()))),
+        "train": train_of(scale, row, 1e-3),
         "output": {"output_dir": "unused"},
     }
     return load_config(None, values)

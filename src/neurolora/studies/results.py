@@ -11,8 +11,9 @@ from typing import Any
 
 from scipy import stats
 
-from neurolora.provenance import environment, fingerprint_json
-from neurolora.studies.code import code_fingerprint
+from neurolora.errors import ConfigError, explain
+from neurolora.provenance import fingerprint_json
+from neurolora.studies.code import LIBRARIES, code_fingerprint
 from neurolora.studies.spec import Claim, Scale, Study
 from neurolora.studies.table import PAPER_TASKS, Table
 
@@ -39,9 +40,9 @@ def paired(better: list[float], than: list[float]) -> dict[str, float | int | No
 
 
 def verdict(difference: dict[str, float | int | None]) -> str:
-    """`held` or `opposite` where the interval leaves 0 out; else `open`."""
+    """`held` or `opposite` where the interval leaves 0 out, `open` where not, or where nothing varies."""
     low, high = difference["low"], difference["high"]
-    if low is None or high is None or low <= 0 <= high:
+    if low is None or high is None or low == high or low <= 0 <= high:
         return "open"
     return "held" if low > 0 else "opposite"
 
@@ -53,7 +54,7 @@ def make_result(study: Study, scale: Scale, table: Table, older: set[str]) -> di
         "title": study.title,
         "about": study.about,
         "kind": study.kind,
-        "scale": {"id": scale.id, "about": scale.about, "quick": scale.quick},
+        "scale": {"id": scale.id, "label": scale.label, "about": scale.about, "quick": scale.quick},
         "model": scale.model,
         "seeds": scale.seeds,
         "columns": [
@@ -68,11 +69,33 @@ def make_result(study: Study, scale: Scale, table: Table, older: set[str]) -> di
         "searches": table.searches,
         "search": scale.search.model_dump(),
         "sizes": {"data": scale.data, "train": scale.train, "eval": scale.eval.model_dump()},
-        "cells": [cell.key for cell in table.cells],
-        "older_code": len({cell.key for cell in table.cells} & older),
-        "code": {kind: code_fingerprint(kind)[:16] for kind in sorted({cell.kind for cell in table.cells})},
+        "cells": sorted(record["key"] for record in table.records),
+        "older_code": len(older),
+        "code": {
+            kind: code_fingerprint(kind)[:16]
+            for kind in sorted({record["kind"] for record in table.records} | {"train"})
+        },
         "spec": fingerprint_json(study.model_dump())[:16],
-        "environment": environment(),
+        "sizes_fingerprint": fingerprint_json(scale.model_dump(exclude={"seeds"}))[:16],
+        "environment": made_by(table.records),
+    }
+
+
+def made_by(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Where the cells come from, all of them: commits, devices, versions, from when to when."""
+    environments = [record["environment"] for record in records]
+    gits = [environment.get("git") or {} for environment in environments]
+    versions = [environment["versions"] for environment in environments]
+    times = sorted(environment["time"] for environment in environments)
+    return {
+        "commits": sorted({git["commit"] for git in gits if "commit" in git}),
+        "dirty": any(git.get("dirty") for git in gits),
+        "devices": sorted({f"{e['device']}, {e['cpu_count']} cores" for e in environments}),
+        "versions": {
+            name: sorted({str(each.get(name)) for each in versions}) for name in ("python", *LIBRARIES)
+        },
+        "first": times[0],
+        "last": times[-1],
     }
 
 
@@ -96,16 +119,19 @@ def _row(study: Study, table: Table, label: str) -> dict[str, Any]:
 def _curve(study: Study) -> dict[str, Any]:
     """Where each row lies on the axis."""
     assert study.curve is not None
-    method = study.rates_of or next(iter(study.methods))
-    places = {label: _setting(row.adapter, study.curve.setting) for label, row in study.rows.items()}
-    return {"label": study.curve.label, "of": method, "places": places}
+    places = {label: setting_of(row.adapter, study.curve.setting) for label, row in study.rows.items()}
+    return {"label": study.curve.label, "places": places}
 
 
-def _setting(adapter: dict[str, Any], name: str) -> float:
-    """A row's value of a setting: its own, or the method's default."""
-    from neurolora.training.adapter_section import config_class
+def setting_of(adapter: dict[str, Any], name: str) -> float:
+    """An adapter's value of a setting, its own or the method's. Raises ConfigError where it has none."""
+    from neurolora.training.adapter_section import AdapterSection
 
-    return float(adapter.get(name, getattr(config_class(adapter["method"])(), name)))
+    resolved = AdapterSection.model_validate(adapter).resolved(seed=0)
+    if not isinstance(resolved.get(name), int | float):
+        found = f"the method {adapter['method']} has no number called {name}"
+        raise ConfigError(explain("the curve of a study", found, "Choose a setting that all rows have"))
+    return float(resolved[name])
 
 
 def _claim(claim: Claim, table: Table) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from neurolora.errors import ConfigError, explain
 from neurolora.files import write_json
 from neurolora.locks import alone_in
 from neurolora.studies.book import Book
+from neurolora.studies.checks import require_fitting
 from neurolora.studies.library import ORDER
 from neurolora.studies.merging import run_merging
 from neurolora.studies.plan import plan_study
@@ -20,7 +20,7 @@ from neurolora.studies.single import run_single
 from neurolora.studies.spec import Scale, Study
 from neurolora.studies.streams import run_streams
 
-__all__ = ["plan_study", "reproduce", "stored_results", "write_result"]
+__all__ = ["plan_study", "reproduce", "require_fitting", "stored_results", "write_result"]
 
 KINDS = {"single": run_single, "merging": run_merging, "streams": run_streams}
 
@@ -28,26 +28,14 @@ KINDS = {"single": run_single, "merging": run_merging, "streams": run_streams}
 def reproduce(study: Study, scale: Scale, book: Book) -> dict[str, Any]:
     """The result of a study at a scale; cells that are done are read, the others are run.
 
-    Raises ConfigError for a scale that has no task or no rate for the study, OutputError if another process
-    works in the book's folder, and what training, merging and evaluation raise.
+    Raises ConfigError for a scale that does not fit the study, OutputError if another process works in the
+    book's folder, and what training, merging and evaluation raise.
     """
-    require_fitting(study, scale)
+    require_fitting([study], scale)
+    book.older.clear()
     with alone_in(book.folder, "running studies"):
         table = KINDS[study.kind](study, scale, book)
     return make_result(study, scale, table, book.older)
-
-
-def require_fitting(study: Study, scale: Scale) -> None:
-    """Raises ConfigError naming what the scale lacks for this study."""
-    methods = {row.of for row in study.stream_rows.values()}
-    methods |= {study.rates_of} if study.rates_of else set(study.rows)
-    lacking = [f"task {name}" for name in study.tasks if name not in scale.tasks]
-    lacking += [f"a first learning rate of {name}" for name in sorted(methods) if name not in scale.rates]
-    if lacking:
-        do = "Add it to the scale's file"
-        raise ConfigError(
-            explain(f"{study.id} at the scale {scale.id}", f"there is no {', no '.join(lacking)}", do)
-        )
 
 
 def write_result(folder: Path, study: Study, scale: Scale, result: dict[str, Any]) -> Path:
@@ -65,4 +53,4 @@ def stored_results(folder: Path, scale: Scale) -> list[Path]:
 
 
 def _name(scale: Scale) -> str:
-    return f"{scale.id}{'-quick' if scale.quick else ''}.json"
+    return f"{scale.label}.json"

@@ -34,10 +34,10 @@ def run_single(study: Study, scale: Scale, book: Book) -> Table:
         (label, task, seed): tested(scale, study.rows[label], task, seed, grids[label][task].best)
         for label, seed, task in itertools.product(study.rows, scale.seeds, study.tasks)
     }
-    table.cells = list(plan.values())
-    found = book.run(table.cells, study.id)
+    found = book.run(list(plan.values()), study.id)
+    table.records = list(found.values())
     for label, seed in itertools.product(study.rows, scale.seeds):
-        values = [_value(found[plan[label, task, seed].key], task) for task in study.tasks]
+        values = [value_of(found[plan[label, task, seed].key], task) for task in study.tasks]
         for task, value in zip(study.tasks, values, strict=True):
             table.add(label, task, value)
         if AVERAGE in table.columns:
@@ -74,21 +74,32 @@ def find_rates(
     return found
 
 
+def first_rate(scale: Scale, row: Row) -> float:
+    """Where the search for a row's learning rate begins: by its method."""
+    return scale.rates[row.adapter["method"]]
+
+
 def _by_rate(scale: Scale, row: Row, task: str) -> Callable[[float], Cell]:
     return partial(_validated, scale, row, task)
 
 
 def _validated(scale: Scale, row: Row, task: str, rate: float) -> Cell:
-    """A run of the search's seed, scored on validation rows."""
-    return _cell(scale, row, task, scale.search.seed, rate, "validation", scale.search.limit)
+    """The validation score of a run of the search's seed."""
+    run = trained(scale, row, task, scale.search.seed, rate)
+    return _scored(scale, run, task, "validation", scale.search.limit)
 
 
 def tested(scale: Scale, row: Row, task: str, seed: int, rate: float) -> Cell:
-    """A run that counts, scored on test rows."""
-    return _cell(scale, row, task, seed, rate, "test", scale.eval.limit)
+    """The test score of a run that counts."""
+    return _scored(scale, trained(scale, row, task, seed, rate), task, "test", scale.eval.limit)
 
 
-def _cell(scale: Scale, row: Row, task: str, seed: int, rate: float, split: str, limit: int | None) -> Cell:
+def _scored(scale: Scale, run: Cell, task: str, split: str, limit: int | None) -> Cell:
+    return Cell("score", run.name, {}, (score_on(scale, task, split, limit),), (run,))
+
+
+def trained(scale: Scale, row: Row, task: str, seed: int, rate: float) -> Cell:
+    """A training run."""
     return Cell(
         kind="train",
         name=f"{row.name} on {scale.tasks[task].name}, rate {rate:g}, seed {seed}",
@@ -97,8 +108,8 @@ def _cell(scale: Scale, row: Row, task: str, seed: int, rate: float, split: str,
             "adapter": adapter_of(row, seed),
             "data": {**scale.data, **scale.tasks[task].data},
             "train": {"eval_strategy": "no", **train_of(scale, row, rate), "seed": seed},
+            "output": scale.output,
         },
-        scores=(score_on(scale, task, split, limit),),
         processes=scale.processes,
     )
 
@@ -110,9 +121,10 @@ def adapter_of(row: Row, seed: int) -> dict[str, Any]:
 
 
 def train_of(scale: Scale, row: Row, rate: float) -> dict[str, Any]:
-    """The train section at a learning rate; the gate's follows from it."""
-    rates = {"learning_rate": rate, "gate_learning_rate": float(f"{rate * scale.gate_rate:.6g}")}
-    return {**scale.train, **row.train, **rates}
+    """The train section at a learning rate; a gate's follows from it, a learned router's is the same."""
+    share = {"neurolora": scale.gate_rate, "mole": 1.0}.get(row.adapter["method"])
+    gate = {} if share is None else {"gate_learning_rate": float(f"{rate * share:.6g}")}
+    return {**scale.train, **row.train, "learning_rate": rate, **gate}
 
 
 def score_on(scale: Scale, task: str, split: str, limit: int | None) -> Score:
@@ -121,5 +133,6 @@ def score_on(scale: Scale, task: str, split: str, limit: int | None) -> Score:
     return Score(task, {**scale.data, **entry.data}, entry.metric, split, limit, scale.eval.batch_size)
 
 
-def _value(record: dict[str, Any], column: str) -> float:
+def value_of(record: dict[str, Any], column: str) -> float:
+    """A score of a record."""
     return float(record["scores"][column]["value"])

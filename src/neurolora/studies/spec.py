@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Label = tuple[str, str]  # a row and a column of the study's table
 
@@ -37,7 +37,7 @@ class StreamRow(_Section):
 
 
 class Merge(_Section):
-    """One way to merge. lambdas: the scales tried on validation rows. settings: of `merge_adapters`."""
+    """One way to merge: method, density and gates of `merge_adapters`. lambdas: the scales that are tried."""
 
     name: str
     method: str
@@ -85,6 +85,15 @@ class Study(_Section):
     claims: list[Claim] = []
 
     @property
+    def columns(self) -> list[str]:
+        """The ids of the table's columns; `percent` of trainable parameters stands among the costs."""
+        if self.kind == "merging":
+            return ["alone", *(f"{merge}{end}" for merge in self.merges for end in ("", "_kept"))]
+        if self.kind == "streams":
+            return [*self.tasks, "average", "bwt", "learning"]
+        return [*self.tasks, *(["average"] if len(self.tasks) > 1 else []), "percent"]
+
+    @property
     def names(self) -> dict[str, str]:
         """What each row is called in the table."""
         own = {label: row.name for label, row in self.rows.items()}
@@ -112,8 +121,15 @@ class Search(_Section):
 
     seed: int = Field(100, ge=0)
     factor: float = Field(3.0, gt=1)
-    most: int = Field(5, ge=1)
+    most: int = Field(5, ge=1, description="1: no search; else at least 3, the first and its neighbours")
     limit: int | None = Field(None, gt=0)
+
+    @field_validator("most")
+    @classmethod
+    def _both_sides(cls, most: int) -> int:
+        if most == 2:
+            raise ValueError("a search needs 3 rates or more; 1 means that there is none")
+        return most
 
 
 class ScaleEvaluation(_Section):
@@ -127,10 +143,12 @@ class Scale(_Section):
     """Model, tasks, sizes. rates: where each method's search starts; gate_rate: the gate's, as a part of it.
 
     processes: above 1, each training run is launched by torchrun on so many. dimensions: the model's config
-    for a dry run without the model.
+    for a dry run without the model. output: which checkpoints a run keeps, to go on from. label: the name of
+    its results; the file's own only if nothing was changed.
     """
 
     id: str
+    label: str
     about: str
     model: dict[str, Any]
     tasks: dict[str, ScaleTask]
@@ -143,4 +161,17 @@ class Scale(_Section):
     eval: ScaleEvaluation = Field(default_factory=lambda: ScaleEvaluation.model_validate({}))
     processes: int = Field(1, ge=1)
     dimensions: dict[str, Any] | None = None
+    output: dict[str, Any] = {}
     quick: bool = False
+
+    @model_validator(mode="after")
+    def _honest(self) -> Scale:
+        """Each seed once, and none of those on which choices are made; rates come from the search."""
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {self.seeds} names one twice")
+        if self.search.seed in self.seeds:
+            raise ValueError(f"seeds: {self.search.seed} is the seed on which choices are made")
+        taken = {"learning_rate", "gate_learning_rate", "seed"} & set(self.train)
+        if taken:
+            raise ValueError(f"train: {', '.join(sorted(taken))}: rates and seeds are set by the study")
+        return self

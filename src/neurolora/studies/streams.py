@@ -27,14 +27,11 @@ def run_streams(study: Study, scale: Scale, book: Book) -> Table:
     """The last scores, their average, BWT (Eq. 9) and the mean score of a task when it was learned."""
     table = Table({task: scale.tasks[task].name for task in study.tasks} | TITLES)
     methods = {row.of: study.methods[row.of] for row in study.stream_rows.values()}
-    rates = {
-        method: common_rate(found)
-        for method, found in find_rates(methods, study.tasks, scale, book, study.id).items()
-    }
-    table.searches = [
-        {"name": f"{methods[method].name}, all tasks", "tried": [], "chosen": rate, "at_an_end": False}
-        for method, rate in rates.items()
-    ]
+    grids = find_rates(methods, study.tasks, scale, book, study.id)
+    common = {method: common_grid(methods[method].name, found) for method, found in grids.items()}
+    tried = [grid for found in grids.values() for grid in found.values()]
+    table.searches = [grid.to_dict() for grid in [*tried, *common.values()]]
+    rates = {method: grid.best for method, grid in common.items()}
     settings = _search(study, scale, book, rates, table)
     plan = {
         (label, seed): _stream(
@@ -42,8 +39,8 @@ def run_streams(study: Study, scale: Scale, book: Book) -> Table:
         )
         for (label, row), seed in itertools.product(study.stream_rows.items(), scale.seeds)
     }
-    table.cells = list(plan.values())
-    found = book.run(table.cells, study.id)
+    found = book.run(list(plan.values()), study.id)
+    table.records = list(found.values())
     for (label, _), cell in plan.items():
         scores = found[cell.key]["scores"]
         for task in study.tasks:
@@ -52,23 +49,16 @@ def run_streams(study: Study, scale: Scale, book: Book) -> Table:
             table.add(label, column, scores[metric]["value"])
     for label in study.stream_rows:
         records = [found[cell.key] for (row, _), cell in plan.items() if row == label]
-        table.costs[label] = {
-            "seconds": mean(record["costs"]["seconds"] for record in records),
-            "peak_bytes": mean(record["peak_bytes"] for record in records),
-        }
+        table.costs[label] = {"seconds": mean(record["costs"]["seconds"] for record in records)}
     return table
 
 
-def common_rate(rates: Rates) -> float:
-    """Of the rates that were tried on all tasks, the best on average; of equal ones the lowest.
-
-    Where no search was run, the one that was given.
-    """
-    everywhere = set.intersection(*(set(grid.tried) for grid in rates.values()))
-    if not everywhere:
-        return next(iter(rates.values())).best
-    means = {rate: mean(grid.tried[rate] for grid in rates.values()) for rate in everywhere}
-    return min(means, key=lambda rate: (-means[rate], rate))
+def common_grid(name: str, rates: Rates) -> Grid:
+    """The rates that were tried on all tasks, each with its mean score; where none were, the given one."""
+    grids = list(rates.values())
+    everywhere = set.intersection(*(set(grid.tried) for grid in grids))
+    means = {rate: mean(grid.tried[rate] for grid in grids) for rate in everywhere}
+    return Grid(f"{name}, all tasks", grids[0].make, means, grids[0].cells)
 
 
 def _search(
@@ -123,11 +113,12 @@ def _stream(
             "tasks": tasks,
             "data": scale.data,
             "train": train_of(scale, method, rate),
-            "output": {"save_strategy": "no"},
+            "output": {"save_strategy": "no", **scale.output},
             "strategies": [
                 {"strategy": row.strategy, "label": "row", "adapter": method.adapter, "settings": settings}
             ],
             "seeds": [seed],
             "eval": {"limit": limit, "batch_size": scale.eval.batch_size, "split": split, "unseen": False},
         },
+        processes=scale.processes,
     )

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-from neurolora.studies.cells import Cell
-
 AVERAGE = "average"
 #: What the paper calls the tasks whose places a scale's tasks take.
 PAPER_TASKS = {"mmlu": "MMLU", "scienceqa": "ScienceQA", "gsm8k": "GSM8K"}
@@ -20,14 +18,15 @@ PAPER_TASKS = {"mmlu": "MMLU", "scienceqa": "ScienceQA", "gsm8k": "GSM8K"}
 class Table:
     """columns: id -> what it is called. values[row][column]: one number for each seed, in their order.
 
-    costs[row]: parameters, seconds and bytes. searches: the grids that were tried. cells: what was counted.
+    costs[row]: parameters, seconds and bytes. searches: the grids that were tried. records: of all cells that
+    were counted.
     """
 
     columns: dict[str, str]
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     searches: list[dict[str, Any]] = field(default_factory=list)
-    cells: list[Cell] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, row: str, column: str, value: float) -> None:
         """One more seed's value."""
@@ -37,9 +36,10 @@ class Table:
 def training_costs(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Parameters of the first run, which are those of all; means of time and memory."""
     size = records[0]["size"]
-    return {
+    found = {
         **size,
         "percent": 100 * size["trainable"] / size["base"],
         "seconds": mean(record["costs"]["seconds"] for record in records),
-        "peak_bytes": mean(record["peak_bytes"] for record in records),
     }
+    peaks = [record["costs"].get("peak_bytes") for record in records]
+    return found if None in peaks else {**found, "peak_bytes": mean(peaks)}

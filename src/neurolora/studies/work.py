@@ -1,11 +1,12 @@
-"""Doing the work of one cell in its folder: train, merge or learn a stream, then score.
+"""Doing the work of one cell in its folder: train, score, merge, or learn a stream.
 
 Room: studies; called by `book.py`, in this process or in one of its workers. What a cell leaves is its record
-(`cell.json`, written last) and, for the cells that merges build on, the adapter.
+(`cell.json`, written last) and, of a training run, the adapter. What was begun by other code is thrown away.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -14,34 +15,37 @@ from pathlib import Path
 from typing import Any
 
 from neurolora.errors import TrainingError, explain
-from neurolora.files import write_json
+from neurolora.files import write_json, write_text
 from neurolora.provenance import environment
 from neurolora.studies.cells import Cell
-from neurolora.studies.code import code_fingerprint
-from neurolora.studies.peak import peak_bytes, reset_peak
 
-RECORD, ADAPTER = "cell.json", "adapter"
+RECORD, BEGUN, ADAPTER = "cell.json", "begun.json", "adapter"
 
 
-def do_work(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
-    """Run the cell and write its record; a run that was stopped goes on where it can.
+def do_work(cell: Cell, folder: Path, parents: list[Path], code: str) -> dict[str, Any]:
+    """Run the cell and write its record; what was stopped goes on if the same `code` had begun it.
 
     Raises what training, merging and evaluation raise.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    reset_peak()
-    found = {"train": _train, "merge": _merge, "stream": _stream}[cell.kind](cell, folder, parents)
-    record = {
-        "key": cell.key,
-        "kind": cell.kind,
-        "name": cell.name,
-        "code": code_fingerprint(cell.kind),
-        **found,
-        "peak_bytes": peak_bytes(),
-        "environment": environment(),
-    }
+    _begin(folder, code)
+    found = {"train": _train, "score": _score, "merge": _merge, "stream": _stream}[cell.kind](
+        cell, folder, parents
+    )
+    told = {"key": cell.key, "kind": cell.kind, "name": cell.name, "code": code}
+    record = {**told, **found, "environment": environment()}
     write_json(folder / RECORD, record)
     return record
+
+
+def _begin(folder: Path, code: str) -> None:
+    """A folder in which nothing lies that other code has made."""
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads((folder / BEGUN).read_text(encoding="utf-8"))["code"] == code:
+            return
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    write_json(folder / BEGUN, {"code": code})
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -50,7 +54,12 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and {"key", "code", "scores"} <= set(record) else None
+    return record if isinstance(record, dict) and {"key", "kind", "code"} <= set(record) else None
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a training run's weights are still there."""
+    return any((folder / ADAPTER).glob("*.safetensors"))
 
 
 def _train(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
@@ -58,36 +67,47 @@ def _train(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     from neurolora.training import load_config
 
     output = folder / ADAPTER
-    values = {**cell.work, "output": {"save_strategy": "no", **cell.work.get("output", {})}}
-    config = load_config(None, {**values, "output": {**values["output"], "output_dir": str(output)}})
+    section = {"save_strategy": "no", **cell.work.get("output", {}), "output_dir": str(output)}
+    config = load_config(None, {**cell.work, "output": section})
+    can_resume = config.adapter.method != "adalora"
     if cell.processes > 1:
-        _launch(cell, config, folder)
+        config.save(folder / "run.yaml")
+        _launch(
+            cell, folder, ["train", str(folder / "run.yaml"), "--resume" if can_resume else "--overwrite"]
+        )
     else:
         from neurolora.training.run import run_training
 
-        can_resume = config.adapter.method != "adalora"
         run_training(config, resume="auto" if can_resume else None, overwrite=not can_resume, progress=False)
     summary = json.loads((output / "run.json").read_text(encoding="utf-8"))
     for checkpoint in output.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    return {"scores": _scores(cell, output), "costs": summary, "size": _size(output, summary)}
+    return {"costs": summary, "size": _size(output, summary)}
 
 
-def _launch(cell: Cell, config: Any, folder: Path) -> None:
-    """The same run on several processes, by torchrun; accelerate takes it from there, DeepSpeed included.
+def _score(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
+    """The scores of a trained adapter, beside what it took to train it. A whole model is not kept."""
+    trained = read_record(parents[0]) or {}
+    found = _scores(cell, parents[0] / ADAPTER)
+    if not (parents[0] / ADAPTER / "adapter_config.json").is_file():
+        for path in (parents[0] / ADAPTER).glob("*.safetensors"):
+            path.unlink()
+    return {"scores": found, "costs": trained.get("costs"), "size": trained.get("size")}
+
+
+def _launch(cell: Cell, folder: Path, arguments: list[str]) -> None:
+    """A command of ours on several processes, by torchrun; accelerate takes it from there, with DeepSpeed.
 
     Raises TrainingError with the end of what it said.
     """
-    config.save(folder / "train.yaml")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cell.processes)]
-    training = ["-m", "neurolora.cli.main", "train", str(folder / "train.yaml"), "--resume"]
-    command = [sys.executable, *launcher, *training]
+    command = [sys.executable, *launcher, "-m", "neurolora.cli.main", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    (folder / "train.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+    (folder / "run.log").write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode:
         end = "\n".join(done.stderr.strip().splitlines()[-5:])
-        do = f"The whole log is {folder / 'train.log'}"
-        raise TrainingError(explain(f"training {cell.name} on {cell.processes} processes", end, do))
+        do = f"The whole log is {folder / 'run.log'}"
+        raise TrainingError(explain(f"{cell.name} on {cell.processes} processes", end, do))
 
 
 def _merge(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
@@ -105,18 +125,25 @@ def _stream(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     """A stream of tasks; its scores are those after the last task, and the metrics of the whole."""
     from neurolora.continual import run_continual
     from neurolora.continual.config import StreamConfig
+    from neurolora.training.config import to_yaml
 
-    config = StreamConfig.model_validate({**cell.work, "output_dir": str(folder / "stream")})
-    found = run_continual(config, progress=False).summary["cells"][0]
+    output = folder / "stream"
+    config = StreamConfig.model_validate({**cell.work, "output_dir": str(output)})
+    if cell.processes > 1:
+        write_text(folder / "run.yaml", to_yaml(config.resolved()))
+        _launch(cell, folder, ["continual", str(folder / "run.yaml")])
+    else:
+        run_continual(config, progress=False)
+    found = json.loads((output / "results.json").read_text(encoding="utf-8"))["cells"][0]
     last = dict(zip(found["order"], found["R"][-1], strict=True))
     metrics = {name: round(value, 6) for name, value in found["metrics"].items()}
-    seconds = sum(cost["train_seconds"] for cost in found["costs"])
-    adapters = folder / "stream" / "cells"
-    if adapters.is_dir():
-        shutil.rmtree(adapters)
-    scores = {name: {"value": value} for name, value in {**last, **metrics}.items()}
-    costs = {"seconds": round(seconds, 3)}
-    return {"scores": scores, "costs": costs, "R": found["R"], "order": found["order"]}
+    shutil.rmtree(output / "cells")
+    return {
+        "scores": {name: {"value": value} for name, value in {**last, **metrics}.items()},
+        "costs": {"seconds": round(sum(cost["train_seconds"] for cost in found["costs"]), 3)},
+        "R": found["R"],
+        "order": found["order"],
+    }
 
 
 def _scores(cell: Cell, adapter: Path) -> dict[str, Any]:

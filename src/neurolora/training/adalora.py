@@ -18,12 +18,27 @@ FIRST, LAST, ALLOCATIONS = 0.1, 0.6, 50
 
 
 class AdaLoraCallback(TrainerCallback):
-    """Gives each AdaLoRA adapter the number of steps, and moves ranks after each optimizer step."""
+    """Gives each AdaLoRA adapter the number of steps, and moves ranks after each optimizer step.
+
+    PEFT adds the regulariser to the loss of every micro-batch, and of every process; so that it counts once
+    in an optimizer step, as in the paper, its weight is divided while training lasts.
+    """
+
+    def __init__(self) -> None:
+        self._weights: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Fill in what follows from the length of the run."""
-        for config in model.peft_config.values():
+        processes = args.world_size if args.average_tokens_across_devices else 1
+        for name, config in model.peft_config.items():
             fit_schedule(config, state.max_steps)
+            self._weights[name] = config.orth_reg_weight
+            config.orth_reg_weight /= args.gradient_accumulation_steps * processes
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Put the weight back, which is saved with the adapter."""
+        for name, config in model.peft_config.items():
+            config.orth_reg_weight = self._weights[name]
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """The Trainer calls this before the gradients are cleared, which the allocator reads."""
@@ -40,7 +55,7 @@ def fit_schedule(config: Any, steps: int) -> None:
     if (config.tinit, config.tfinal, config.deltaT) == (0, 0, 1):
         config.tinit, config.tfinal = int(FIRST * steps), steps - int(LAST * steps)
         config.deltaT = max(1, steps // ALLOCATIONS)
-    if config.tinit >= config.total_step - config.tfinal:
+    if config.tinit + 2 > config.total_step - config.tfinal:  # one step to weigh ranks by, one to choose
         found = f"total_step {config.total_step}, tinit {config.tinit}, tfinal {config.tfinal}"
         do = "Choose tinit + tfinal below total_step, or train for more steps"
         raise ConfigError(explain("the schedule of AdaLoRA", found, do))

@@ -24,6 +24,7 @@ from neurolora.training import setup
 from neurolora.training.checkpoints import why_not_written
 from neurolora.training.config import TrainingConfig
 from neurolora.training.metrics import METRICS, MetricsFile, read_metrics
+from neurolora.training.peak import PeakMemory
 from neurolora.training.run_folder import (
     CONFIG,
     FINAL,
@@ -127,9 +128,10 @@ def run_training(
     if hooks.extra_losses is not None:  # now that the model is on its device
         # first, as silence has a forward, and with it the routing of the task's own is forgotten
         trainer.extra_losses = (*hooks.extra_losses(model), *trainer.extra_losses)
-    started = time.perf_counter()
+    started, memory = time.perf_counter(), PeakMemory()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     summary = _summary(trainer, prepared, time.perf_counter() - started, checkpoint)
+    summary["peak_bytes"] = memory.bytes
     _finish(trainer, prepared, summary)
     return RunResult(folder, summary, model, prepared.tokenizer, bool(trainer.args.should_save))
 

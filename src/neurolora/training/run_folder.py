@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from neurolora.adapter_file import is_without_ranks
 from neurolora.errors import AdapterError, ConfigError, OutputError, explain
 from neurolora.files import write_json
 from neurolora.training.checkpoints import (
@@ -164,11 +165,15 @@ def publish_final(staged: Path, folder: Path, summary: dict[str, Any]) -> None:
 
 
 def check_tensors(path: Path) -> None:
-    """Raise `AdapterError` if a tensor in the file is empty, as sharded training saves those not gathered."""
+    """Raise `AdapterError` if a tensor in the file is empty, as sharded training saves those not gathered.
+
+    A module from which AdaLoRA took all ranks has empty tensors by right.
+    """
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        empty = [name for name in file.keys() if 0 in file.get_slice(name).get_shape()]  # noqa: SIM118
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    empty = [name for name, shape in shapes.items() if 0 in shape and not is_without_ranks(name, shape)]
     if empty:
         found = f"{len(empty)} tensors of size zero, the first is {empty[0]}"
         do = "With DeepSpeed ZeRO-3 set stage3_gather_16bit_weights_on_model_save"

@@ -70,7 +70,9 @@ def load_base_model(config: TrainingConfig) -> Any:
     from transformers import AutoModelForCausalLM
 
     section = config.model
-    options: dict[str, Any] = {**_hub(config), "dtype": section.dtype}
+    # what is trained is float32, an adapter or all: AdamW's steps would be lost in 8 bits of mantissa
+    dtype = "float32" if config.adapter.method == "full" else section.dtype
+    options: dict[str, Any] = {**_hub(config), "dtype": dtype}
     if section.attn_implementation:
         options["attn_implementation"] = section.attn_implementation
     quantised = section.load_in_4bit or section.load_in_8bit

@@ -53,11 +53,13 @@ def result() -> dict[str, Any]:
         "title": "A <study> | of k",
         "about": "What it is.",
         "kind": "single",
-        "scale": {"id": "tiny", "about": "a tiny model", "quick": False},
+        "scale": {"id": "tiny", "label": "tiny", "about": "a tiny model", "quick": False},
+        "model": {"model_name_or_path": "m"},
+        "sizes_fingerprint": "s",
         "seeds": [0, 1, 2],
         "columns": [{"id": "sums", "name": "sums", "printed": "GSM8K"}],
         "rows": [row("a", first, first, 58.7), row("b", second, first)],
-        "curve": {"label": "k", "of": "a", "places": {"a": 4.0, "b": 8.0}},
+        "curve": {"label": "k", "places": {"a": 4.0, "b": 8.0}},
         "claims": [
             {"say": "b wins", "verdict": "held", "difference": paired(second, first)},
             {"say": "c wins", "verdict": "not measured", "difference": None},
@@ -69,8 +71,8 @@ def result() -> dict[str, Any]:
         "cells": ["x"],
         "older_code": 1,
         "environment": {
-            "time": "2026-01-01", "device": "cpu", "cpu_count": 2, "git": {"commit": "f" * 40, "dirty": True},
-            "versions": {"torch": "2", "transformers": "5", "peft": "0"},
+            "first": "2026-01-01", "last": "2026-01-02", "devices": ["cpu, 2 cores"], "commits": ["f" * 40],
+            "dirty": True, "versions": {"torch": ["2"], "peft": ["0", "1"]},
         },
     }  # fmt: skip
 
@@ -101,6 +103,15 @@ def test_markdown_keeps_its_tables_whole(result: dict[str, Any]) -> None:
     lines = [line for line in results_markdown([result]).splitlines() if line.startswith("|")]
     assert any(r"a \| b" in line for line in lines)
     assert "1 cells, taken as they were" in results_markdown([result])
+    assert "peft 0 and 1" in results_markdown([result])
+    assert "ffffffffffff (with changes that are in no commit)" in results_markdown([result])
+
+
+def test_results_of_different_settings_share_no_page(result: dict[str, Any], tmp_path: Path) -> None:
+    other = {**copy.deepcopy(result), "sizes_fingerprint": "t"}
+    with pytest.raises(DataError, match="their settings differ"):
+        write_pages([result, other], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_equal_results_give_equal_bytes(result: dict[str, Any], tmp_path: Path) -> None:
@@ -127,7 +138,7 @@ def test_a_readme_gets_the_miniature_between_its_marks_and_nothing_else(
     readme.write_text(f"# x\n{BEGIN}\nold\n{END}\nrest\n")
     write_pages([result], tmp_path, readme)
     assert "old" in readme.read_text()
-    result["scale"]["id"] = "miniature"
+    result["scale"]["label"] = "miniature"
     write_pages([result], tmp_path, readme)
     text = readme.read_text()
     assert text.startswith(f"# x\n{BEGIN}\n")

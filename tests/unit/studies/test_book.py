@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,9 @@ import pytest
 
 from neurolora.errors import DataError
 from neurolora.studies import book as book_module
+from neurolora.studies import work as work_module
 from neurolora.studies.book import Book
 from neurolora.studies.cells import Cell, Score
-from neurolora.studies.code import code_fingerprint
 from neurolora.studies.work import RECORD
 
 WORLD = {"task": "world-sums"}
@@ -20,7 +22,7 @@ WORLD = {"task": "world-sums"}
 
 def cell(seed: int = 0, **changes: Any) -> Cell:
     work = {"model": {"model_name_or_path": "world"}, "data": WORLD, "train": {"seed": seed}, **changes}
-    return Cell("train", f"cell {seed}", work, (Score("a", WORLD, "accuracy", "test", 10, 2),))
+    return Cell("score", f"cell {seed}", work, (Score("a", WORLD, "accuracy", "test", 10, 2),))
 
 
 @pytest.fixture
@@ -28,13 +30,13 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the cells whose work is done, instead of doing it."""
     names: list[str] = []
 
-    def work(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
+    def work(cell: Cell, folder: Path, parents: list[Path], code: str) -> dict[str, Any]:
         if "fails" in cell.work:
             raise DataError("the data are gone")
         assert all((parent / RECORD).is_file() for parent in parents)
         names.append(cell.name)
-        record = {"key": cell.key, "code": code_fingerprint(cell.kind), "scores": {"a": {"value": 1.0}}}
-        folder.mkdir(parents=True)
+        record = {"key": cell.key, "kind": cell.kind, "code": code, "scores": {"a": {"value": 1.0}}}
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / RECORD).write_text(json.dumps(record))
         return record
 
@@ -63,11 +65,12 @@ def test_the_key_follows_everything_that_is_asked_for() -> None:
         cell(0, adapter={"method": "lora"}).key,
         cell(0, data={**WORLD, "max_length": 8}).key,
         Cell("train", "other name", cell(0).work, ()).key,
+        Cell("score", "other name", cell(0).work, cell(0).scores, processes=2).key,
         Cell("merge", "x", {}, (), (cell(0),)).key,
         Cell("merge", "x", {}, (), (cell(1),)).key,
     }
-    assert len(keys) == 7
-    assert cell(0).key == Cell("train", "called otherwise", cell(0).work, cell(0).scores).key
+    assert len(keys) == 8
+    assert cell(0).key == Cell("score", "called otherwise", cell(0).work, cell(0).scores).key
 
 
 def test_records_of_other_code_are_run_again_unless_they_are_accepted(
@@ -78,7 +81,9 @@ def test_records_of_other_code_are_run_again_unless_they_are_accepted(
     accepting = Book(tmp_path, accept_older=True)
     accepting.run([cell(0)], "x")
     assert (done, accepting.older) == (["cell 0"], {cell(0).key})
-    assert Book(tmp_path).missing([cell(0)]) == [cell(0)]
+    Book(tmp_path).run([cell(0)], "x")
+    assert done == ["cell 0", "cell 0"]
+    assert json.loads((accepting.place(cell(0)) / RECORD).read_text())["code"] == "changed"
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": 1}'])
@@ -99,3 +104,75 @@ def test_progress_is_told_from_what_was_done_before(tmp_path: Path, done: list[s
     told: list[tuple[str, int, int]] = []
     Book(tmp_path, progress=lambda *what: told.append(what)).run([cell(0), cell(1), cell(2)], "rates")
     assert told == [("rates", 1, 3), ("rates", 2, 3), ("rates", 3, 3)]
+
+
+def test_where_things_lie_does_not_count(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        folder = tmp_path / place
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+        (folder / "zero.json").write_text('{"stage": 2}')
+    keys = {
+        cell(
+            0,
+            model={"model_name_or_path": str(tmp_path / place)},
+            train={"deepspeed": str(tmp_path / place / "zero.json")},
+            output={"save_strategy": place},
+        ).key
+        for place in ("one", "two")
+    }
+    assert len(keys) == 1
+    (tmp_path / "two" / "zero.json").write_text('{"stage": 3}')
+    changed = cell(
+        0,
+        model={"model_name_or_path": str(tmp_path / "two")},
+        train={"deepspeed": str(tmp_path / "two" / "zero.json")},
+    )
+    assert changed.key not in keys
+
+
+def test_what_other_code_has_begun_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def train(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
+        seen.append((folder / "half").exists())
+        (folder / "half").touch()
+        if len(seen) < 3:
+            raise DataError("stopped")
+        return {"costs": {}, "size": {}}
+
+    monkeypatch.setattr(work_module, "_train", train)
+    run = Cell("train", "x", cell(0).work)
+    for code in ("old", "old", "new"):
+        with contextlib.suppress(DataError):
+            work_module.do_work(run, tmp_path / "x", [], code)
+    assert seen == [False, True, False]
+
+
+def test_a_run_whose_weights_are_gone_is_run_again_for_those_who_need_them(
+    tmp_path: Path, done: list[str]
+) -> None:
+    run = Cell("train", "run", {"model": {"model_name_or_path": "world"}, "data": WORLD})
+    score = Cell("score", "score", {}, cell().scores, (run,))
+    book = Book(tmp_path)
+    book.run([score], "x")
+    assert book.run([score], "x").keys() == {score.key}
+    assert done == ["run", "score"]
+    assert book.read(run) is None
+
+
+def test_after_an_error_those_that_run_are_waited_for() -> None:
+    """Nobody works on in the folder when the lock is let go."""
+    started: list[Any] = []
+
+    def fail() -> None:
+        with book_module._workers(2) as pool:
+            started.append(pool.submit(time.sleep, 3))
+            while not started[0].running():
+                time.sleep(0.05)
+            raise DataError("one")
+
+    with pytest.raises(DataError, match="one"):
+        fail()
+    assert started[0].done()

@@ -38,6 +38,15 @@ def test_each_kind_has_the_rooms_that_it_runs(tmp_path: Path) -> None:
     names = {kind: {path.name for path in code._files(kind)} for kind in code.ROOMS}
     assert "trainer.py" in names["train"]
     assert "merge.py" in names["merge"] - names["train"]
-    assert "ewc.py" in names["stream"] - names["train"]
+    assert "ewc.py" in names["stream"] - names["merge"]
+    assert "harness.py" in names["score"] - names["train"]
     assert "progress.py" not in names["train"]
-    assert len({code.code_fingerprint(kind) for kind in code.ROOMS}) == 3
+    assert len({code.code_fingerprint(kind) for kind in code.ROOMS}) == len(code.ROOMS)
+
+
+def test_another_version_of_a_library_is_other_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = code.code_fingerprint("train")
+    code.code_fingerprint.cache_clear()
+    monkeypatch.setattr(code, "package_versions", lambda: dict.fromkeys(code.LIBRARIES, "0"))
+    assert code.code_fingerprint("train") != before
+    code.code_fingerprint.cache_clear()

@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from neurolora.errors import ConfigError
-from neurolora.studies import default_folder, load_scale, load_study, study_names
+from neurolora.studies import default_folder, load_scale, load_study, require_fitting, study_names
 from neurolora.studies.library import ORDER
-from neurolora.studies.running import require_fitting
 from neurolora.training import load_config
 
 
@@ -33,7 +32,9 @@ def test_the_papers_studies_are_here_in_their_order_and_every_scale_fits_them() 
     for name in ORDER:
         study = load_study(folder, name)
         for scale in ("miniature", "small", "paper"):
-            require_fitting(study, load_scale(folder, scale, changes={"model": {"model_name_or_path": "m"}}))
+            require_fitting(
+                [study], load_scale(folder, scale, changes={"model": {"model_name_or_path": "m"}})
+            )
 
 
 def test_every_row_of_the_papers_studies_makes_a_training_config() -> None:
@@ -74,6 +75,8 @@ def test_a_deepspeed_config_is_found_beside_the_scale() -> None:
         ({"methods": ["lora", "lorra"]}, "methods without a row in methods.yaml: lorra"),
         ({"against": ["nobody"]}, "against names the row 'nobody'"),
         ({"paper": {"nobody": {"a": 1.0}}}, "paper names the row 'nobody'"),
+        ({"paper": {"lora": {"c": 1.0}}}, "paper names the column 'c'"),
+        ({"methods": []}, "there are no rows"),
         ({"rates_of": "nobody"}, "no method 'nobody'"),
         ({"colour": "blue"}, "colour: "),
         ({"tasks": []}, "tasks: "),
@@ -103,5 +106,59 @@ def test_a_scale_without_the_studys_task_or_rate_is_refused(folder: Path) -> Non
     study = load_study(folder, "table1")
     scale = load_scale(folder, "tiny")
     lacking = scale.model_copy(update={"tasks": {"a": scale.tasks["a"]}, "rates": {"lora": 1e-2}})
-    with pytest.raises(ConfigError, match="no task b, no a first learning rate of adalora"):
-        require_fitting(study, lacking)
+    with pytest.raises(ConfigError, match=r"(?s)no task b.*no first learning rate of adalora"):
+        require_fitting([study], lacking)
+
+
+def test_what_was_changed_stands_in_the_name_of_the_results(folder: Path) -> None:
+    assert load_scale(folder, "tiny").label == "tiny"
+    assert load_scale(folder, "tiny", quick=True).label == "tiny-quick"
+    named = load_scale(folder, "tiny", changes={"model": {"model_name_or_path": "some/Model 1"}})
+    assert named.label == "tiny-Model_1"
+    fewer, more = (load_scale(folder, "tiny", changes={"seeds": seeds}).label for seeds in ([1], [1, 2]))
+    assert fewer.startswith("tiny-")
+    assert fewer != more
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"seeds": [0, 0]}, "names one twice"),
+        ({"seeds": [0, 100]}, "the seed on which choices are made"),
+        ({"search": {"most": 2}}, "needs 3 rates or more"),
+        ({"train": {"learning_rate": 1.0}}, "rates and seeds are set by the study"),
+    ],
+)
+def test_a_scale_that_would_not_be_fair_is_refused(
+    folder: Path, changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        load_scale(folder, "tiny", changes=changes)
+
+
+@pytest.mark.parametrize(
+    ("study", "values", "problem"),
+    [
+        (
+            "table3",
+            {"rows": {"x": {"name": "x", "strategy": "nothing", "of": "lora"}}},
+            "no strategy 'nothing'",
+        ),
+        ("table3", {"tasks": ["a"]}, "needs two tasks"),
+        ("k", {"curve": {"setting": "target_modules", "label": "x"}}, "no number called target_modules"),
+    ],
+)
+def test_everything_is_checked_before_the_first_cell(
+    folder: Path, study: str, values: dict[str, Any], problem: str
+) -> None:
+    change(folder, study, against=[], **values)
+    with pytest.raises(ConfigError, match=problem):
+        require_fitting([load_study(folder, study)], load_scale(folder, "tiny"))
+
+
+def test_a_wrong_setting_of_a_strategy_or_an_adapter_is_found_before_the_first_cell(folder: Path) -> None:
+    row = {"name": "x", "strategy": "ewc", "of": "lora", "settings": {"wieght": 1}}
+    change(folder, "table3", against=[], rows={"x": row})
+    change(folder, "k", against=[], rows={"y": {"name": "y", "adapter": {"method": "lora", "rr": 4}}})
+    with pytest.raises(ConfigError, match=r"(?s)2 problems.*x: wieght.*y: .*rr"):
+        require_fitting([load_study(folder, name) for name in ("table3", "k")], load_scale(folder, "tiny"))

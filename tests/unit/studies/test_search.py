@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from neurolora.studies.cells import Cell
 from neurolora.studies.search import Wanted, search_rates, search_values
 from neurolora.studies.spec import Search
-from neurolora.studies.streams import common_rate
+from neurolora.studies.streams import common_grid
 
 
 class Fake:
@@ -73,15 +72,12 @@ def test_values_that_are_given_are_all_tried() -> None:
 def test_the_common_rate_is_the_best_mean_among_rates_tried_everywhere() -> None:
     first = search(lambda rate: -abs(rate - 1e-2))[1]
     second = search(lambda rate: -2 * abs(rate - 1e0))[1]
-    assert common_rate({"a": first, "b": second}) == 1e-1
-    assert common_rate({"a": search(lambda rate: 0.0, most=1)[1]}) == 1e-2
+    grid = common_grid("x", {"a": first, "b": second})
+    assert (sorted(grid.tried), grid.best, grid.at_an_end) == ([1e-3, 1e-2, 1e-1], 1e-1, True)
+    assert common_grid("x", {"a": search(lambda rate: 0.0, most=1)[1]}).best == 1e-2
 
 
 def test_rates_are_the_same_numbers_however_they_are_reached() -> None:
     _, grid = search(lambda rate: rate, factor=3.0)
     assert pytest.approx(max(grid.tried)) == 0.27
     assert 0.27 in grid.tried
-
-
-def test_a_cell_is_hashable_by_what_it_asks_for() -> None:
-    assert Cell("train", "x", {}) == Cell("train", "x", {})

@@ -12,6 +12,7 @@ from peft import AdaLoraConfig
 
 from neurolora.errors import ConfigError
 from neurolora.evaluation import load_for_inference
+from neurolora.report.inspection import inspect_adapter
 from neurolora.training import load_config, run_training
 from neurolora.training.adalora import fit_schedule
 from neurolora.training.adapter_section import UNKNOWN_STEPS
@@ -50,6 +51,35 @@ def test_a_schedule_that_is_given_stays() -> None:
 def test_a_run_too_short_for_its_schedule_is_refused() -> None:
     with pytest.raises(ConfigError, match="tinit 30, tfinal 10"):
         fit_schedule(AdaLoraConfig(total_step=UNKNOWN_STEPS, tinit=30, tfinal=10), 40)
+    with pytest.raises(ConfigError, match="total_step 2"):
+        fit_schedule(AdaLoraConfig(total_step=UNKNOWN_STEPS), 2)
+
+
+def test_accumulation_does_not_change_the_regulariser_and_the_weight_is_saved_as_it_was(
+    base: Path, tiny_llama: ModuleType, tmp_path: Path
+) -> None:
+    losses = []
+    for steps in (1, 4):
+        size = {"gradient_accumulation_steps": steps, "per_device_train_batch_size": 8 // steps}
+        run = config_of(
+            base, tiny_llama, tmp_path / str(steps), logging_steps=1, learning_rate=0.0, max_steps=8, **size
+        )
+        run_training(run, progress=False)
+        lines = (tmp_path / str(steps) / "metrics.jsonl").read_text().splitlines()
+        losses.append(json.loads(lines[0])["loss"])
+        saved = json.loads((tmp_path / str(steps) / "adapter_config.json").read_text())
+        assert saved["orth_reg_weight"] == 0.5
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
+
+
+def test_a_module_may_lose_all_its_ranks(base: Path, tiny_llama: ModuleType, tmp_path: Path) -> None:
+    adapter = {"method": "adalora", "init_r": 4, "target_r": 1, "target_modules": "all-linear"}
+    config = config_of(base, tiny_llama, tmp_path / "run", max_steps=30, adapter=adapter)
+    run_training(config, progress=False)
+    saved = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+    assert any(sum(ranks) == 0 for ranks in saved["rank_pattern"].values())
+    load_for_inference(str(tmp_path / "run"))
+    assert inspect_adapter(tmp_path / "run").parameters.trainable > 0
 
 
 def test_ranks_are_let_go_down_to_the_target_and_the_adapter_loads(
