@@ -92,7 +92,7 @@ def method_name(config: dict[str, Any]) -> str:
 
 
 def is_without_ranks(key: str, shape: Sequence[int]) -> bool:
-    """Whether an empty tensor is that of a module from which AdaLoRA took all ranks: its other side is there."""
+    """Whether an empty tensor is that of a module from which AdaLoRA took all ranks; one side is left."""
     part = split_key(key)
     return len(shape) == 2 and max(shape) > 0 and part is not None and part[1] in ADALORA_PARTS
 
