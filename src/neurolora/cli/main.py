@@ -67,7 +67,7 @@ COMMANDS = (
         "reproduce",
         "neurolora.cli.reproduce",
         "reproduce_command",
-        "A table of the paper by one command: search, train, score, compare.",
+        "Run a table of the paper: train, score, compare.",
     ),
     CommandRow(
         "continual",

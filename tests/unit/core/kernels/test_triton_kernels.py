@@ -60,6 +60,10 @@ def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
 
 
+#: A learned router is for the readable version alone.
+GATES = [kind for kind in get_args(GateKind) if kind != "router"]
+
+
 def spec(gate: GateKind = "token", members: int = 3, **changes: Any) -> RouteSpec:
     made = RouteSpec(members, R, K, gate, "abs", members, torch.float32, torch.float32)
     return replace(made, **changes)
@@ -109,7 +113,7 @@ VARIANTS = [(1, "abs", False), (3, "abs", True), (3, "signed", False), (3, "sign
 
 
 @pytest.mark.parametrize(("members", "routing", "biased"), VARIANTS)
-@pytest.mark.parametrize("gate", get_args(GateKind))
+@pytest.mark.parametrize("gate", GATES)
 def test_route(gate: GateKind, members: int, routing: Any, biased: bool) -> None:
     s = spec(gate, members, routing=routing)
     for tokens in (0, 1, 5, 33):
@@ -176,7 +180,7 @@ def test_a_gate_at_its_start_is_one_to_the_bit() -> None:
 
 
 @pytest.mark.parametrize("members", [1, 3])
-@pytest.mark.parametrize("gate", get_args(GateKind))
+@pytest.mark.parametrize("gate", GATES)
 def test_backward_is_autograd_s(gate: GateKind, members: int) -> None:
     s = spec(gate, members, r=20, top_k=7)
     for tokens in (0, 1, 5, 150):
