@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 
 from neurolora.files import write_json
 from neurolora.provenance import environment
+from neurolora.report.study_facts import spread
+from neurolora.studies.results import interval as student_interval
 
 MERGES: dict[str, dict[str, Any]] = {
     "linear": {"method": "linear"},
@@ -130,9 +131,4 @@ def _line(
 
 def interval(values: list[float]) -> str:
     """Mean and half of its 95% interval over seeds (Student's t)."""
-    if len(values) < 2:
-        return f"{values[0]:.1f}"
-    from scipy.stats import t
-
-    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.1f} ± {half:.1f}"
+    return spread(student_interval(values))

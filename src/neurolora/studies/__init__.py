@@ -12,23 +12,19 @@ from neurolora.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from neurolora.studies.book import Book
+    from neurolora.studies.checks import require_fitting
     from neurolora.studies.library import default_folder, load_scale, load_study, study_names
-    from neurolora.studies.running import (
-        plan_study,
-        reproduce,
-        require_fitting,
-        stored_results,
-        write_result,
-    )
+    from neurolora.studies.plan import plan_study
+    from neurolora.studies.running import reproduce, stored_results, write_result
 
 _HOMES = {
     "Book": "book",
     "default_folder": "library",
     "load_scale": "library",
     "load_study": "library",
-    "plan_study": "running",
+    "plan_study": "plan",
     "reproduce": "running",
-    "require_fitting": "running",
+    "require_fitting": "checks",
     "stored_results": "running",
     "study_names": "library",
     "write_result": "running",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,9 @@ class Cell:
     parents: tuple[Cell, ...] = ()
     processes: int = 1
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """The fingerprint of what was asked for, 16 letters."""
+        """The fingerprint of what was asked for, 16 letters; taken once, as it reads the data."""
         asked = {
             "kind": self.kind,
             "work": _placeless(self.work),

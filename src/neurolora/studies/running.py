@@ -14,13 +14,10 @@ from neurolora.studies.book import Book
 from neurolora.studies.checks import require_fitting
 from neurolora.studies.library import ORDER
 from neurolora.studies.merging import run_merging
-from neurolora.studies.plan import plan_study
 from neurolora.studies.results import make_result
 from neurolora.studies.single import run_single
 from neurolora.studies.spec import Scale, Study
 from neurolora.studies.streams import run_streams
-
-__all__ = ["plan_study", "reproduce", "require_fitting", "stored_results", "write_result"]
 
 KINDS = {"single": run_single, "merging": run_merging, "streams": run_streams}
 

@@ -6,7 +6,6 @@ Room: studies. `merging.py` and `streams.py` take their adapters and learning ra
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from functools import partial
 from statistics import mean
 from typing import Any
@@ -57,30 +56,18 @@ def _rates(study: Study, scale: Scale, book: Book) -> dict[str, Rates]:
 def find_rates(
     rows: dict[str, Row], tasks: list[str], scale: Scale, book: Book, study: str
 ) -> dict[str, Rates]:
-    """For each method and task the learning rates that were tried on validation rows."""
+    """For each row and task the learning rates that were tried on validation rows."""
     pairs = list(itertools.product(rows, tasks))
-    wanted = [
-        Wanted(
-            f"{rows[label].name}, {scale.tasks[task].name}",
-            _by_rate(scale, rows[label], task),
-            [scale.rates[label]],
-        )
-        for label, task in pairs
-    ]
+    wanted = []
+    for label, task in pairs:
+        row = rows[label]
+        name, start = f"{row.name}, {scale.tasks[task].name}", scale.rates[row.adapter["method"]]
+        wanted.append(Wanted(name, partial(_validated, scale, row, task), [start]))
     grids = search_rates(book, wanted, scale.search, f"{study}, learning rates")
     found: dict[str, Rates] = {label: {} for label in rows}
     for (label, task), grid in zip(pairs, grids, strict=True):
         found[label][task] = grid
     return found
-
-
-def first_rate(scale: Scale, row: Row) -> float:
-    """Where the search for a row's learning rate begins: by its method."""
-    return scale.rates[row.adapter["method"]]
-
-
-def _by_rate(scale: Scale, row: Row, task: str) -> Callable[[float], Cell]:
-    return partial(_validated, scale, row, task)
 
 
 def _validated(scale: Scale, row: Row, task: str, rate: float) -> Cell:
