@@ -123,6 +123,7 @@ def _problems(study: Study) -> list[str]:
     rows, columns = study.names, study.columns
     found = ["there are no rows"] if not rows else []
     said = [(name, "against") for name in study.against] + [(name, "paper") for name in study.paper]
+    said += [(c.gains_over, f"the claim {c.say!r}") for c in study.claims if c.gains_over is not None]
     places = [
         (*place, f"the claim {claim.say!r}") for claim in study.claims for place in (claim.better, claim.than)
     ]

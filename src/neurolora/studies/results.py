@@ -14,7 +14,7 @@ from scipy import stats
 from neurolora.errors import ConfigError, explain
 from neurolora.provenance import fingerprint_json
 from neurolora.studies.code import LIBRARIES, code_fingerprint
-from neurolora.studies.spec import Claim, Scale, Study
+from neurolora.studies.spec import Claim, Label, Scale, Study
 from neurolora.studies.table import PAPER_TASKS, Table
 
 LEVEL = 0.95
@@ -65,7 +65,7 @@ def make_result(study: Study, scale: Scale, table: Table, older: set[str]) -> di
         "rows": [_row(study, table, label) for label in table.values],
         "against": study.against,
         "curve": None if study.curve is None else _curve(study),
-        "claims": [_claim(claim, table) for claim in study.claims],
+        "claims": [check_claim(claim, table) for claim in study.claims],
         "searches": table.searches,
         "search": scale.search.model_dump(),
         "sizes": {"data": scale.data, "train": scale.train, "eval": scale.eval.model_dump()},
@@ -134,11 +134,19 @@ def setting_of(adapter: dict[str, Any], name: str) -> float:
     return float(resolved[name])
 
 
-def _claim(claim: Claim, table: Table) -> dict[str, Any]:
+def check_claim(claim: Claim, table: Table) -> dict[str, Any]:
     """A sentence with the difference that decides on it; a place that is not in the table leaves it open."""
-    (row, column), (other, against) = claim.better, claim.than
     try:
-        found = paired(table.values[row][column], table.values[other][against])
+        found = paired(*(_counted(place, claim.gains_over, table) for place in (claim.better, claim.than)))
     except KeyError:
         return {"say": claim.say, "verdict": "not measured", "difference": None}
     return {"say": claim.say, "verdict": verdict(found), "difference": found}
+
+
+def _counted(place: Label, gains_over: str | None, table: Table) -> list[float]:
+    """What a claim compares, seed by seed. Raises KeyError for a place that is not in the table."""
+    row, column = place
+    values = table.values[row][column]
+    if gains_over is None:
+        return values
+    return [value - other for value, other in zip(values, table.values[gains_over][column], strict=True)]

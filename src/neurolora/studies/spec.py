@@ -47,11 +47,15 @@ class Merge(_Section):
 
 
 class Claim(_Section):
-    """A sentence of the paper as a comparison of two places of the table, where more is better."""
+    """A sentence of the paper as a comparison of two places of the table, where more is better.
+
+    gains_over: a row; each place then counts by how much it is above that row in the same column.
+    """
 
     say: str
     better: Label
     than: Label
+    gains_over: str | None = None
 
 
 class Curve(_Section):

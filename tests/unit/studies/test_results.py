@@ -8,7 +8,9 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 
-from neurolora.studies.results import interval, paired, verdict
+from neurolora.studies.results import check_claim, interval, paired, verdict
+from neurolora.studies.spec import Claim
+from neurolora.studies.table import Table
 
 #: 97.5% point of Student's t with 4 degrees of freedom, from tables.
 T4 = 2.776
@@ -56,3 +58,14 @@ def test_equal_differences_have_an_interval_of_no_width_and_no_p() -> None:
 def test_rows_of_unequal_length_are_no_pairs() -> None:
     with pytest.raises(ValueError, match="zip"):
         paired([1.0, 2.0], [1.0])
+
+
+def test_gains_are_counted_from_the_other_row_in_each_column() -> None:
+    table = Table({"a": "a", "b": "b"})
+    for ours, theirs in (((70.0, 52.0), (60.0, 50.0)), ((72.0, 51.0), (61.0, 50.0))):
+        for row, (a, b) in (("ours", ours), ("theirs", theirs)):
+            table.add(row, "a", a)
+            table.add(row, "b", b)
+    claim = Claim(say="more on a", better=("ours", "a"), than=("ours", "b"), gains_over="theirs")
+    assert check_claim(claim, table)["difference"]["mean"] == ((10 - 2) + (11 - 1)) / 2
+    assert check_claim(claim.model_copy(update={"gains_over": "other"}), table)["verdict"] == "not measured"
