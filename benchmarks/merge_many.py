@@ -24,6 +24,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pictures_page import write_pictures
+
 HIDDEN, KEY_VALUE, LAYERS = 4096, 1024, 32
 R, GATE_DIM, SEED = 32, 64, 0
 KINDS = {"q_proj": HIDDEN, "k_proj": KEY_VALUE, "v_proj": KEY_VALUE, "o_proj": HIDDEN}
@@ -156,19 +158,10 @@ def write_page(document: dict[str, Any], path: Path) -> None:
         growth("Peak memory of a merge", "adapters", "MB above what is imported", memory),
         growth("Time of a merge", "adapters", "seconds", seconds),
     ]
-    style = (
-        "body{font-family:sans-serif;max-width:46rem;margin:2rem auto}:root{--faint:#999;--series-1:#0072b2;"
-    )
-    style += "--series-2:#d55e00;--series-3:#009e73}"
-    parts = [f"<h2>{picture.title}</h2>{picture.svg}<p>{picture.description}</p>" for picture in pictures]
     about = (
         f"{document['layers']} layers of the Llama-3-8B shape, {document['adapter_bytes'] / 1e6:.1f} MB each"
     )
-    path.write_text(
-        f"<!DOCTYPE html><meta charset=utf-8><title>Merging many adapters</title><style>{style}</style>"
-        f"<h1>Merging many adapters</h1><p>{about}</p>{''.join(parts)}",
-        encoding="utf-8",
-    )
+    write_pictures("Merging many adapters", about, pictures, path)
 
 
 def main() -> None:

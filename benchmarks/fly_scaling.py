@@ -1,0 +1,172 @@
+"""What the fly's expansion gives and costs, from 1,000 to 20,000 Kenyon cells, beside learners without it.
+
+    python benchmarks/fly_scaling.py --out FILE                                  # scikit-learn's digits alone
+    python benchmarks/fly_scaling.py --data DATA --backbone MODEL --out FILE     # and AG News and DBpedia
+
+DATA and MODEL as in `fly_streams.py`. All classes are learned at once. Each learner of each seed runs in a
+process of its own on one thread: accuracy on the test rows; seconds of learning, the solution included, and
+of predicting a thousand rows; and by how much the process grew, above what was there once the features were.
+A seed sets the random expansion, or the order of rows for SGD; what has no chance in it is run once. SGD's
+rate is chosen as in `fly_streams.py`; the ridge penalty by GCV. Written are JSON and a page with the curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fly_learners import Centred, Joint, NearestMean, RawRidge
+from fly_streams import METHODS, Stream, chosen, digits, texts
+from merging_table import interval
+from pictures_page import write_pictures
+
+from neurolora.files import write_json
+from neurolora.fly import FlyClassifier
+from neurolora.provenance import environment
+
+CELLS = (1000, 2000, 5000, 10000, 20000)
+RIVALS = {
+    "ridge on the features": RawRidge,
+    "nearest class mean": NearestMean,
+    "logistic regression": Joint,
+}
+
+
+def measure(stream: Stream, learner: Any) -> dict[str, float]:
+    """Learn all rows, predict all test rows; called in a fresh process."""
+    from threadpoolctl import threadpool_limits
+
+    from neurolora.training.peak import PeakMemory
+
+    with threadpool_limits(1):
+        memory, began = PeakMemory(), time.perf_counter()
+        learner.partial_fit(*stream.train)
+        learner.predict(stream.test.X[:1])  # what is put off until a prediction belongs to learning
+        learned = time.perf_counter()
+        right = learner.predict(stream.test.X) == stream.test.y
+        predicting = time.perf_counter() - learned
+    return {
+        "accuracy": 100 * float(right.mean()),
+        "learning_seconds": learned - began,
+        "seconds_for_1000": 1000 * predicting / len(right),
+        "bytes": float(memory.bytes or 0),
+    }
+
+
+def in_own_process(stream: Stream, learner: Any) -> dict[str, float]:
+    """`measure`, where nothing was done before."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, stream, learner).result()
+
+
+def learners(stream: Stream, cells: Sequence[int], seeds: Sequence[int]) -> dict[str, list[Any]]:
+    """Every learner, once for each seed that matters to it."""
+    made: dict[str, list[Any]] = {
+        f"Fly-CL, M = {count:,}": [FlyClassifier(count, random_state=seed) for seed in seeds]
+        for count in cells
+    }
+    sgd, classes = METHODS["SGD"], np.unique(stream.train.y)
+    settings = chosen(stream, sgd)
+    made[f"SGD, rate {settings['rate']:g}"] = [sgd.make(classes, seed, **settings) for seed in seeds]
+    return made | {name: [make()] for name, make in RIVALS.items()}
+
+
+def run_set(name: str, stream: Stream, cells: Sequence[int], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    rows = []
+    for label, each in learners(stream, cells, seeds).items():
+        runs = [in_own_process(stream, Centred(learner)) for learner in each]
+        rows.append({"set": name, "method": label, "cells": _cells(each[0]), "runs": runs})
+        print(_line(rows[-1]), flush=True)
+    return rows
+
+
+def _cells(learner: Any) -> int | None:
+    return learner.n_components if isinstance(learner, FlyClassifier) else None
+
+
+HEAD = (
+    "| set | learner | accuracy, % | learning, s | 1,000 predictions, s | memory, MB |\n" + "|---" * 6 + "|"
+)
+
+
+def _line(row: dict[str, Any]) -> str:
+    told = [
+        _short(_middle(row, key) / unit)
+        for key, unit in (("learning_seconds", 1), ("seconds_for_1000", 1), ("bytes", 1e6))
+    ]
+    accuracy = interval([run["accuracy"] for run in row["runs"]])
+    return "| " + " | ".join([row["set"], row["method"], accuracy, *told]) + " |"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _middle(row: dict[str, Any], key: str) -> float:
+    return statistics.median(run[key] for run in row["runs"])
+
+
+#: Picture -> the label of its axis, what is drawn, its unit.
+PICTURES = {
+    "Accuracy": ("%", "accuracy", 1),
+    "Time to learn": ("seconds", "learning_seconds", 1),
+    "Time of 1,000 predictions": ("seconds", "seconds_for_1000", 1),
+    "Memory": ("MB", "bytes", 1e6),
+}
+
+
+def write_curves(rows: list[dict[str, Any]], path: Path) -> None:
+    """A line for each set over M; the rivals stand in the JSON and the table."""
+    from neurolora.report.figures import growth
+
+    sets = dict.fromkeys(row["set"] for row in rows)
+    pictures = []
+    for title, (label, key, unit) in PICTURES.items():
+        lines = {
+            name: [
+                (row["cells"], _middle(row, key) / unit)
+                for row in rows
+                if row["set"] == name and row["cells"]
+            ]
+            for name in sets
+        }
+        pictures.append(growth(title, "Kenyon cells M", label, lines))
+    about = "Fly-CL on frozen features, all classes at once, one thread; medians over seeds."
+    write_pictures("The cost of Kenyon cells", about, pictures, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", help="folder with agnews/ and dbpedia/")
+    parser.add_argument("--backbone", help="folder or name of an encoder")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--cells", type=int, nargs="+", default=list(CELLS))
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    streams = {"digits": digits()}
+    if arguments.data and arguments.backbone:
+        streams |= {
+            name: texts(arguments.data, arguments.backbone, name, 1) for name in ("agnews", "dbpedia")
+        }
+    rows = [
+        row
+        for name, stream in streams.items()
+        for row in run_set(name, stream, arguments.cells, arguments.seeds)
+    ]
+    print("\n".join([HEAD, *map(_line, rows)]))
+    sizes = {name: [len(s.train.y), len(s.test.y), s.train.X.shape[1]] for name, s in streams.items()}
+    write_json(arguments.out, {"rows": rows, "sizes": sizes, "environment": environment()})
+    write_curves(rows, arguments.out.with_suffix(".html"))
+
+
+if __name__ == "__main__":
+    main()
