@@ -73,7 +73,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fly train` has written.")]
 
 
+#: What an earlier run has decided for those that go on from it: the encoder's features and the classifier.
+DECIDED = ("pooling", "max_length", "n_components", "fan_in", "coding_level", "readout", "alpha")
+
+
 def train_command(
+    context: typer.Context,
     data: Data,
     output: Output,
     backbone: BackboneName = None,
@@ -109,7 +114,9 @@ def train_command(
     """
     from neurolora.fly.run import FlyRun, train_fly
 
-    kind = "image" if images else "text"
+    if start_from is not None:
+        _refuse_decided(context)
+    kind = _kind(images, start_from)
     settings = {"kind": kind, "pooling": pooling, "max_length": max_length, "batch_size": batch_size}
     run = FlyRun(
         data=_source(data, kind, column, limit=limit, seed=seed, test_fraction=test_fraction),
@@ -197,6 +204,33 @@ def _backbone(name: str | None, start_from: Path | None, settings: dict[str, Any
         found = f"the run was made with {own.name}"
         raise ConfigError(explain(f"fly train --backbone {name} --start-from", found, "Leave --backbone out"))
     return own
+
+
+def _refuse_decided(context: typer.Context) -> None:
+    """Raises ConfigError for a flag that an earlier run has decided on."""
+    given = [name for name in DECIDED if _is_given(context, name)]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        found = "the run that it goes on from has decided that"
+        raise ConfigError(explain(f"fly train --start-from with {flags}", found, f"Leave out {flags}"))
+
+
+def _kind(images: bool, start_from: Path | None) -> str:
+    """What the items are; for those who go on, what they were. Raises ConfigError where the two differ."""
+    from neurolora.fly.run import read_run
+
+    if start_from is None:
+        return "image" if images else "text"
+    own = str(read_run(start_from)[0]["kind"])
+    if images and own != "image":
+        do = "Leave --images out, or start anew with an encoder of images"
+        raise ConfigError(explain("fly train --images --start-from", f"{start_from} learned {own}s", do))
+    return own
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _alpha(given: str) -> float | str:

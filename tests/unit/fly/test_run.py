@@ -68,6 +68,10 @@ def test_a_later_run_adds_classes(words, texts, tmp_path, capsys):
     assert learner.n_samples_seen_ == 160
     assert main([*more[:-1], str(tmp_path / "other"), "--backbone", "another"]) == 2
     assert "Leave --backbone out" in capsys.readouterr().err
+    assert main([*more[:-1], str(tmp_path / "other"), "--alpha", "1", "--pooling", "cls"]) == 2
+    assert "Leave out --pooling, --alpha" in capsys.readouterr().err
+    assert main([*more[:-1], str(tmp_path / "other"), "--images"]) == 2
+    assert "learned texts" in capsys.readouterr().err
     assert main(["fly", "eval", str(tmp_path / "run"), "--data", str(texts)]) == 3
     assert "the class 'c', and it knows a, b" in capsys.readouterr().err
 
