@@ -118,6 +118,18 @@ def restore_folder(target: Path | str) -> None:
                 aside.replace(target)
 
 
+def clear_unfinished(folder: Path | str) -> None:
+    """Remove what killed processes left anywhere in `folder`: new files and folders that got no name.
+
+    Only for a folder in which nobody writes. What stepped aside for a new folder is not touched: it may be
+    the only whole one (`restore_folder`).
+    """
+    for path in sorted(Path(folder).rglob(f".*{NEW}")):
+        if path.with_suffix(OLD).exists():
+            continue
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def _put_in_place(temporary: Path, target: Path, overwrite: bool) -> None:
     """Rename, with what was there out of the way; if the rename fails, it is brought back."""
     refuse_full_folder(target, overwrite=overwrite)  # somebody may have come first

@@ -16,11 +16,15 @@ from neurolora.errors import NeuroLoraError
 
 if TYPE_CHECKING:
     from neurolora.continual import StreamConfig
+    from neurolora.continual.run import StreamResult
 
 ConfigFile = Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="The stream, in YAML.")]
 OutputDir = Annotated[str | None, typer.Option("--output-dir", help="In place of the file's output_dir.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check all, list the cells, train nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check file, data, model and folder; list the cells.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the comparison in the folder.")]
+Report = Annotated[bool, typer.Option("--report", help="Results and page of what is there; run nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print results.json on stdout.")]
 Strategies = Annotated[bool, typer.Option("--strategies", help="List the strategies, and stop.")]
 
@@ -45,6 +49,7 @@ def continual_command(
     output_dir: OutputDir = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
+    report: Report = False,
     as_json: AsJson = False,
     strategies: Strategies = False,
 ) -> None:
@@ -60,9 +65,10 @@ def continual_command(
         return
     stream = _load(config, output_dir)
     if dry_run:
+        _check(stream, overwrite)
         _print_cells(stream, as_json)
         return
-    _run(stream, overwrite, as_json)
+    _show(_gathered(stream) if report else _run(stream, overwrite), as_json)
 
 
 def _load(config: Path | None, output_dir: str | None) -> StreamConfig:
@@ -75,19 +81,39 @@ def _load(config: Path | None, output_dir: str | None) -> StreamConfig:
     return load_stream(config, {"output_dir": output_dir} if output_dir else None)
 
 
-def _run(stream: StreamConfig, overwrite: bool, as_json: bool) -> None:
+def _check(stream: StreamConfig, overwrite: bool) -> None:
+    """Raises what a run would raise before its first step."""
+    from neurolora.continual.preflight import read_inputs, require_ready
+    from neurolora.continual.run import require_fitting_folder
+
+    require_ready(stream)
+    require_fitting_folder(stream, Path(stream.output_dir), read_inputs(stream), overwrite)
+
+
+def _run(stream: StreamConfig, overwrite: bool) -> StreamResult:
     from neurolora.continual import run_continual
-    from neurolora.report.continual import write_stream_report
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     console = messages()
-    found = run_continual(stream, overwrite=overwrite, notify=lambda text: console.print(text, markup=False))
+    return run_continual(stream, overwrite=overwrite, notify=lambda text: console.print(text, markup=False))
+
+
+def _gathered(stream: StreamConfig) -> StreamResult:
+    from neurolora.continual.run import gather
+
+    return gather(stream)
+
+
+def _show(found: StreamResult, as_json: bool) -> None:
+    """Write the page, print the table."""
+    from neurolora.report.continual import write_stream_report
+
     if not found.is_main_process:
         return
     try:
         page = write_stream_report(found.output_dir)
     except NeuroLoraError as error:
-        console.print(f"the comparison is complete, but its page failed: {error}", markup=False)
+        messages().print(f"the results are written, but their page failed: {error}", markup=False)
         page = None
     if as_json:
         print_json(found.summary)

@@ -29,10 +29,12 @@ from neurolora.continual.scoring import Scorer
 from neurolora.continual.state import CellState, load_state
 from neurolora.continual.weights import go_on_from, put_beside, take_over
 from neurolora.errors import DataError, explain
+from neurolora.evaluation.loading import placed
+from neurolora.files import clear_unfinished
 from neurolora.training import setup
 from neurolora.training.checkpoints import list_checkpoints
 from neurolora.training.config import TrainingConfig
-from neurolora.training.run import RunHooks, RunResult, run_training
+from neurolora.training.run import RunHooks, run_training
 
 Notify = Callable[[str], None]
 
@@ -95,43 +97,49 @@ class Cell:
         return self.folder / "memory" / f"after-{stage}"
 
 
-def run_cell(cell: Cell, scorer: Scorer, notify: Notify) -> None:
-    """Learn and score what is not done yet. Raises what training and evaluation raise.
+def run_cell(cell: Cell, scorer: Scorer, notify: Notify) -> bool:
+    """Learn and score what is not done yet; whether there was anything. Raises what training and evaluation
+    raise.
 
     In a distributed run all processes train; the main one alone publishes, scores and writes.
     """
-    is_main = processes(cell.config).is_main_process
+    is_main, worked = processes(cell.config).is_main_process, False
     if is_main:
         cell.folder.mkdir(parents=True, exist_ok=True)
+        clear_unfinished(cell.folder)
     for stage, tasks in enumerate(cell.stages):
         processes(cell.config).wait_for_everyone()
         state = load_state(cell.folder, cell.order, notify)
         if state.learned <= stage:
+            worked = True
             notify(f"{cell.name}: learning {', '.join(tasks)} ({stage + 1} of {len(cell.stages)})")
             started, learner = time.perf_counter(), _learner(cell, stage)
-            result = _train(cell, stage, learner)
+            summary = _train(cell, stage, learner)
             if is_main:
-                state.add_task(_settle(cell, stage, learner, result, started))
+                state.add_task(_settle(cell, stage, learner, summary, started))
                 state.save(cell.folder)
         if is_main:
-            _score(cell, stage, state, scorer, notify)
+            worked = _score(cell, stage, state, scorer, notify) or worked
             _clean(cell, stage)  # last: until a score is saved, the state before this one needs the memory
+    return worked
 
 
-def _settle(cell: Cell, stage: int, learner: Learner, result: RunResult, started: float) -> dict[str, Any]:
+def _settle(
+    cell: Cell, stage: int, learner: Learner, summary: dict[str, Any], started: float
+) -> dict[str, Any]:
     """Publish the adapter, keep what the next stage needs; what the stage has cost."""
     trained = time.perf_counter()
     _publish(cell, stage, learner)
-    memory = _remember(cell, stage, learner, result)
+    memory = _remember(cell, stage, learner)
     memory.save(cell.memory(stage))
     return {
-        "train_seconds": result.summary["seconds"],
+        "train_seconds": summary["seconds"],
         "seconds": round(time.perf_counter() - started, 3),
         "after_seconds": round(time.perf_counter() - trained, 3),
         "memory_bytes": memory.nbytes,
         "adapter_bytes": sum(path.stat().st_size for path in cell.adapter(stage).glob("*.safetensors")),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "trainable_parameters": result.summary["trainable_parameters"],
+        "trainable_parameters": summary["trainable_parameters"],
     }
 
 
@@ -142,8 +150,8 @@ def _learner(cell: Cell, stage: int) -> Learner:
     return row.learner(row.knobs.model_validate(cell.entry.settings), memory)
 
 
-def _train(cell: Cell, stage: int, learner: Learner) -> RunResult:
-    """The stage's training run, from where it was stopped; a finished one is not run again."""
+def _train(cell: Cell, stage: int, learner: Learner) -> dict[str, Any]:
+    """The summary of the stage's run, gone on with where it was stopped; a finished one is not run again."""
     hooks = RunHooks(
         before_training=lambda model, tokenizer: _begin(cell, stage, model),
         extra_losses=learner.losses,
@@ -151,7 +159,8 @@ def _train(cell: Cell, stage: int, learner: Learner) -> RunResult:
         if len(cell.stages[stage]) > 1
         else None,
     )
-    return run_training(cell.training(stage), resume="auto", progress=cell.progress, hooks=hooks)
+    config = cell.training(stage)
+    return run_training(config, resume="auto", progress=cell.progress, hooks=hooks).summary
 
 
 def _begin(cell: Cell, stage: int, model: Any) -> None:
@@ -177,13 +186,17 @@ def _all_rows(cell: Cell, stage: int, tokenizer: Any) -> setup.Rows:
     return setup.join_rows(parts)
 
 
-def _remember(cell: Cell, stage: int, learner: Learner, result: RunResult) -> Memory:
-    """What the strategy keeps; nothing after the last task, which nothing follows."""
+def _remember(cell: Cell, stage: int, learner: Learner) -> Memory:
+    """What the strategy keeps; nothing after the last task, which nothing follows.
+
+    It is measured on the run's files, never on the model that was trained: that one may still round its
+    inputs (bf16), and a process that goes on after a kill does not have it.
+    """
     if cell.entry.row.scope != "stream" or stage + 1 == len(cell.stages) or _keeps_nothing(learner):
         return Memory()
-    config, model, tokenizer = cell.training(stage), result.model, result.tokenizer
-    if model is None:  # the run was finished by a process that is gone
-        model, tokenizer = setup.load_finished(config, is_trainable=True)
+    config = cell.training(stage)
+    model, tokenizer = setup.load_finished(config, is_trainable=True)
+    model = placed(model, "cpu" if config.train.use_cpu else None)
     rows = setup.load_rows(config, tokenizer, "train").rows
     collate = setup.collator(tokenizer, next(model.parameters()).device)
     return learner.remember(model, TaskData(rows, collate, config.train.seed), stage)
@@ -202,8 +215,8 @@ def _clean(cell: Cell, stage: int) -> None:
         shutil.rmtree(cell.memory(stage - 1), ignore_errors=True)
 
 
-def _score(cell: Cell, stage: int, state: CellState, scorer: Scorer, notify: Notify) -> None:
-    """Every entry of this row of R that is missing."""
+def _score(cell: Cell, stage: int, state: CellState, scorer: Scorer, notify: Notify) -> bool:
+    """Every entry of this row of R that is missing; whether there was one."""
     wanted = cell.order
     if cell.entry.row.scope == "alone":
         wanted = cell.stages[stage]
@@ -211,8 +224,9 @@ def _score(cell: Cell, stage: int, state: CellState, scorer: Scorer, notify: Not
         wanted = cell.order[: stage + 1]
     missing = [task for task in wanted if task not in state.scores[stage]]
     if not missing:
-        return
+        return False
     notify(f"{cell.name}: scoring {', '.join(missing)}")
-    for task, score in scorer.score(cell.published(stage), missing):
+    for task, score in scorer.score(cell.published(stage), cell.training(stage), missing):
         state.add_score(stage, task, score)
         state.save(cell.folder)
+    return True

@@ -5,13 +5,22 @@ Room: continual; called by `stream_file`. Looks at the config alone: no data, no
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from neurolora.continual.config import StrategyEntry, StreamConfig, adapter_of, label_of, method_of
+from neurolora.continual.config import (
+    SEED_STEP,
+    StrategyEntry,
+    StreamConfig,
+    adapter_of,
+    label_of,
+    method_of,
+)
 from neurolora.continual.strategies import STRATEGIES
 from neurolora.training.names import nearest
+from neurolora.training.sections import DataSection
 
 MOST_ORDERS = 120
 LONGEST_NAME = 255  # bytes that a file system gives a name
@@ -24,13 +33,21 @@ DECIDED = {
     ("output", "resume_from_checkpoint"): "a stream goes on by itself; leave it out",
 }
 #: With these an adapter does more than add to a module's output, so those of several tasks have no sum.
-NOT_SUMMED = ("use_dora", "modules_to_save", "bias", "trainable_token_indices")
+NOT_SUMMED = ("use_dora", "modules_to_save", "bias", "lora_bias", "trainable_token_indices")
+#: Starts of a LoRA that leave the base as it is; others (olora, pissa, corda, ...) change it for their task.
+SUMMED_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
+MOST_SEED = 2**32  # numpy takes no larger one
 
 
 def find_problems(config: StreamConfig) -> list[str]:
     """Everything that cannot work, in plain words; empty if there is nothing."""
-    seeds = [f"seeds: {seed} is there {config.seeds.count(seed)} times" for seed in _twice(config.seeds)]
-    return [*_bad_tasks(config), *_bad_orders(config), *seeds, *_decided(config), *_bad_rows(config)]
+    return [
+        *_bad_tasks(config),
+        *_bad_orders(config),
+        *_bad_seeds(config),
+        *_decided(config),
+        *_bad_rows(config),
+    ]
 
 
 def _bad_tasks(config: StreamConfig) -> list[str]:
@@ -38,7 +55,7 @@ def _bad_tasks(config: StreamConfig) -> list[str]:
     found = [f"tasks: {name} is there {names.count(name)} times" for name in _twice(names)]
     if len(names) < 2:
         found.append("tasks: one task is no stream; give two or more, or use `neurolora train`")
-    data = [repr(sorted({**config.data, **task.data}.items(), key=str)) for task in config.tasks]
+    data = [_data({**config.data, **task.data}) for task in config.tasks]
     same = [task.name for task, one in zip(config.tasks, data, strict=True) if data.count(one) > 1]
     if same and not _twice(names):
         found.append(f"tasks: {', '.join(same)} are one task under several names: the same data")
@@ -46,6 +63,31 @@ def _bad_tasks(config: StreamConfig) -> list[str]:
     return found + [
         f"tasks: {name!r} cannot name a folder; use at most 255 letters, digits, - _ ." for name in bad
     ]
+
+
+def _data(section: dict[str, Any]) -> str:
+    """A data section with its defaults, so that a default which is spelled out makes no other task."""
+    try:
+        values = DataSection.model_validate(section).model_dump()
+    except ValidationError:  # refused elsewhere, with its reason
+        values = section
+    return repr(sorted(values.items(), key=str))
+
+
+def _bad_seeds(config: StreamConfig) -> list[str]:
+    """Seeds that are there twice, too large, or those of another's later tasks."""
+    seeds = sorted(set(config.seeds))
+    found = [f"seeds: {seed} is there {config.seeds.count(seed)} times" for seed in _twice(config.seeds)]
+    span = SEED_STEP * (len(config.tasks) - 1)
+    found += [f"seeds: {seed} is too large; at most {MOST_SEED - 1 - span}" for seed in seeds
+              if seed + span >= MOST_SEED]  # fmt: skip
+    for low, high in itertools.combinations(seeds, 2):
+        if (high - low) % SEED_STEP == 0 and high - low <= span:
+            found.append(
+                f"seeds: {low} and {high} are no two runs: task {(high - low) // SEED_STEP + 1} of the one "
+                f"has the seed of task 1 of the other, as each task's is {SEED_STEP} more; use another seed"
+            )
+    return found
 
 
 def _bad_orders(config: StreamConfig) -> list[str]:
@@ -103,11 +145,13 @@ def _bad_rows(config: StreamConfig) -> list[str]:
 def _not_summed(config: StreamConfig, entry: StrategyEntry, where: str) -> list[str]:
     """Settings with which the adapters of several tasks cannot stand side by side."""
     adapter = adapter_of(config, entry) if entry.row.carry == "frozen" else {}
+    refused = [name for name in NOT_SUMMED if adapter.get(name) not in (None, False, "none")]
+    if adapter.get("init_lora_weights") not in SUMMED_STARTS:
+        refused.append("init_lora_weights")
     does_not = "sums an adapter for each task, which"
     return [
         f"{where}: {entry.strategy} {does_not} {name}: {adapter[name]} does not allow; leave it out"
-        for name in NOT_SUMMED
-        if adapter.get(name) not in (None, False, "none")
+        for name in refused
     ]
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from neurolora.continual.strategies import ROUTED, STRATEGIES, Strategy
 from neurolora.training.config import TrainingConfig, load_config
 
+SEED_STEP = 1000  # between the seeds of a stream's tasks
 Settings = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
 
 
@@ -101,12 +102,12 @@ class StreamConfig(_Section):
         adapter = adapter_of(self, entry)
         first = adapter.get("projection_seed", seed)
         if adapter["method"] in ROUTED and isinstance(first, int):  # what is no number, its section refuses
-            adapter["projection_seed"] = first + (1000 * place if entry.row.carry == "frozen" else 0)
+            adapter["projection_seed"] = first + (SEED_STEP * place if entry.row.carry == "frozen" else 0)
         values = {
             "model": self.model,
             "adapter": adapter,
             "data": {**self.data, **self.task(task).data},
-            "train": {"eval_strategy": "no", **self.train, **entry.train, "seed": seed + 1000 * place},
+            "train": {"eval_strategy": "no", **self.train, **entry.train, "seed": seed + SEED_STEP * place},
             "output": {"save_total_limit": 1, **self.output, "output_dir": str(output_dir)},
         }
         return load_config(None, values)

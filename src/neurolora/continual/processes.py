@@ -5,9 +5,13 @@ Room: continual. Asked for anew at every use, since the trainer sets the state u
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from neurolora.continual.config import StreamConfig
+
+#: The others wait while the main process scores and publishes: hours, for a large model on a large test set.
+PATIENCE = timedelta(days=1)
 
 
 def processes(config: StreamConfig) -> Any:
@@ -15,4 +19,4 @@ def processes(config: StreamConfig) -> Any:
     from accelerate import PartialState
 
     sections = [config.train, *(entry.train for entry in config.strategies)]
-    return PartialState(cpu=any(section.get("use_cpu", False) for section in sections))
+    return PartialState(cpu=any(section.get("use_cpu", False) for section in sections), timeout=PATIENCE)

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from neurolora.continual.config import StreamConfig, label_of, method_of
+from neurolora.continual.config import StrategyEntry, StreamConfig, adapter_of, label_of, method_of
 from neurolora.continual.metrics import METRICS, bootstrap_interval, forward_transfer, intransigence
 from neurolora.continual.state import load_state
 from neurolora.errors import DataError
 from neurolora.files import write_json, write_text
-from neurolora.provenance import environment
+from neurolora.provenance import environment, fingerprint_json
 
 RESULTS, CSV = "results.json", "R.csv"
 
@@ -38,6 +38,7 @@ def read_cells(config: StreamConfig, folder: Path) -> list[dict[str, Any]]:
             {
                 "label": label_of(config, cell.entry),
                 "method": method_of(config, cell.entry),
+                "trained_as": trained_as(config, cell.entry),
                 "scope": cell.entry.row.scope,
                 "order": cell.order,
                 "order_number": int(cell.folder.name.split("-")[1]),
@@ -49,6 +50,12 @@ def read_cells(config: StreamConfig, folder: Path) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def trained_as(config: StreamConfig, entry: StrategyEntry) -> str:
+    """The fingerprint of a row's adapter and training settings: rows with the same one differ by strategy
+    alone."""
+    return fingerprint_json([adapter_of(config, entry), {**config.train, **entry.train}])[:16]
 
 
 def _bound(R: list[list[float]], scope: str) -> list[list[float]]:
@@ -68,7 +75,7 @@ def summarise(config: StreamConfig, before: dict[str, Any], found: list[dict[str
     """All cells with their metrics, and for each label the means over orders and seeds with intervals."""
     alone = _alone(found)
     for cell in found:
-        free = alone.get((cell["method"], cell["seed"]))
+        free = alone.get((cell["trained_as"], cell["seed"]))
         cell["metrics"] = _metrics(cell, before, free) if cell["complete"] else {}
     labels = list(dict.fromkeys(cell["label"] for cell in found))
     return {
@@ -82,12 +89,12 @@ def summarise(config: StreamConfig, before: dict[str, Any], found: list[dict[str
 
 
 def _alone(found: list[dict[str, Any]]) -> dict[tuple[str, int], dict[str, float]]:
-    """(method, seed) -> task -> score, of the first row with that method that learns each task by itself."""
+    """(settings of training, seed) -> task -> score, of the row that learns each task by itself so."""
     told: dict[tuple[str, int], dict[str, float]] = {}
     for cell in found:
         if cell["scope"] == "alone" and cell["complete"]:
             scores = {task: cell["R"][i][i] for i, task in enumerate(cell["order"])}
-            told.setdefault((cell["method"], cell["seed"]), scores)
+            told.setdefault((cell["trained_as"], cell["seed"]), scores)
     return told
 
 

@@ -4,6 +4,7 @@ Room: continual. `run_continual` is what `neurolora continual` calls; the page i
 from what this leaves.
 
     config.yaml, env.json   what was asked; where it ran
+    inputs.json             fingerprints of the model and of each task's rows
     before.json             the base model's scores: what forward transfer is counted from
     cells/LABEL/order-0-seed-0/   one cell each (`cell.py`)
     results.json, R.csv     all matrices; metrics with intervals
@@ -22,10 +23,11 @@ from typing import Any
 
 from neurolora.continual.cell import Cell, run_cell
 from neurolora.continual.config import StreamConfig, label_of
+from neurolora.continual.preflight import INPUTS, read_inputs, require_ready, require_same_inputs
 from neurolora.continual.processes import processes
 from neurolora.continual.results import CSV, RESULTS, read_cells, summarise, write_results
 from neurolora.continual.scoring import Scorer
-from neurolora.errors import ConfigError, OutputError, explain
+from neurolora.errors import ConfigError, DataError, OutputError, explain
 from neurolora.files import NEW, write_json, write_text
 from neurolora.locks import alone_in
 from neurolora.provenance import environment
@@ -34,9 +36,11 @@ from neurolora.yaml_lines import read_yaml
 
 CONFIG, ENVIRONMENT, BEFORE = "config.yaml", "env.json", "before.json"
 #: All that a comparison leaves, in the order in which `--overwrite` removes it.
-OURS = (CONFIG, "cells", BEFORE, ENVIRONMENT, RESULTS, CSV, "report.html")
+OURS = (CONFIG, "cells", BEFORE, INPUTS, ENVIRONMENT, RESULTS, CSV, "report.html")
 #: What may differ when a comparison is gone on with: no number depends on it, or what is there stays.
 MAY_CHANGE = frozenset({"output_dir"})
+#: Of `eval`: rows at once, for whoever ran out of memory; scores differ by rounding at most.
+EVAL_MAY_CHANGE = frozenset({"batch_size"})
 MAY_GROW = frozenset({"seeds", "orders", "strategies"})
 
 Notify = Callable[[str], None]
@@ -61,11 +65,12 @@ def run_continual(
     """Run every cell that is not done, and write the results; a finished comparison is only written again.
 
     A folder that holds a run of the same config, or of one with fewer seeds, orders or strategies, is gone on
-    with. Raises ConfigError for one of another config, with the differences; OutputError for a folder of
-    something else, or one in which another process runs a comparison; and what training raises.
+    with. Raises ConfigError for one of another config and DataError for one of other data or another model,
+    with the differences; OutputError for a folder of something else, or one in which another process runs a
+    comparison; what `require_ready` raises, before the first step; and what training raises.
     """
     folder, is_main = Path(config.output_dir), processes(config).is_main_process
-    _require_rows(config)
+    require_ready(config)
     with alone_in(folder, "running a stream") if is_main else contextlib.nullcontext():
         _run_cells(config, folder, overwrite, progress, notify if is_main else lambda text: None)
         processes(config).wait_for_everyone()
@@ -79,11 +84,25 @@ def _run_cells(config: StreamConfig, folder: Path, overwrite: bool, progress: bo
         if is_main:
             _open_folder(config, folder, overwrite)
             _score_base(config, folder, scorer, notify)
-    before = json.loads((folder / BEFORE).read_text(encoding="utf-8"))
     for cell in cells(config, folder, progress):
-        run_cell(cell, scorer, notify)
-        if is_main:
-            write_results(folder, summarise(config, before, read_cells(config, folder)))
+        if run_cell(cell, scorer, notify) and is_main:
+            gather(config)
+    if is_main:
+        gather(config)
+
+
+def gather(config: StreamConfig) -> StreamResult:
+    """Write the results of what is there; nothing is run. Raises DataError where nothing was begun."""
+    folder = Path(config.output_dir)
+    try:
+        before = json.loads((folder / BEFORE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        found, do = f"there is no {BEFORE} that can be read", "Give the command without --report"
+        raise DataError(explain(f"results of the stream in {folder}", found, do)) from error
+    _require_same(config, folder / CONFIG)
+    summary = summarise(config, before, read_cells(config, folder))
+    write_results(folder, summary)
+    return StreamResult(folder, summary)
 
 
 def cells(config: StreamConfig, folder: Path, progress: bool = False) -> Iterator[Cell]:
@@ -99,19 +118,31 @@ def cells(config: StreamConfig, folder: Path, progress: bool = False) -> Iterato
 def _open_folder(config: StreamConfig, folder: Path, overwrite: bool) -> None:
     """Make the folder this comparison's. The config is the first file there and the first to go: what lies
     in a folder with one belongs to it, whenever a process was killed."""
+    inputs = read_inputs(config)
+    require_fitting_folder(config, folder, inputs, overwrite)
+    if overwrite:
+        _remove_comparison(folder)
+    write_text(folder / CONFIG, to_yaml(config.resolved()))
+    write_json(folder / INPUTS, inputs)
+    write_json(folder / ENVIRONMENT, environment())
+
+
+def require_fitting_folder(
+    config: StreamConfig, folder: Path, inputs: dict[str, Any], overwrite: bool = False
+) -> None:
+    """Raises ConfigError, DataError or OutputError for a folder of another stream, or of something else."""
     is_begun = (folder / CONFIG).is_file()
     others = [] if is_begun else _other_names(folder)
     if overwrite and set(others) <= set(OURS):
-        _remove_comparison(folder)
-    elif is_begun:
+        return
+    if is_begun:
         _require_same(config, folder / CONFIG)
+        require_same_inputs(folder, inputs)
     elif others:
         ours = set(others) <= set(OURS)
         found = f"it has no {CONFIG}, and holds {', '.join(others[:3])}: files that are no stream's"
         do = f"Choose another output_dir{', or replace what is there with --overwrite' if ours else ''}"
         raise OutputError(explain(f"starting a stream in {folder}", found, do))
-    write_text(folder / CONFIG, to_yaml(config.resolved()))
-    write_json(folder / ENVIRONMENT, environment())
 
 
 def _other_names(folder: Path) -> list[str]:
@@ -146,21 +177,11 @@ def _goes_on(name: str, before: Any, now: Any) -> bool:
     """Whether a setting is what it was, or a list that may grow and begins with what it was."""
     if before == now:
         return True
+    if name == "eval" and isinstance(before, dict):
+        left_out = {key: before.get(key) for key in EVAL_MAY_CHANGE}
+        return before == {**now, **left_out}
     both = isinstance(before, list) and isinstance(now, list)
     return both and name in MAY_GROW and now[: len(before)] == before
-
-
-def _require_rows(config: StreamConfig) -> None:
-    """Every task has rows to learn and rows to be scored on. Raises DataError before the first step."""
-    import dataclasses
-
-    from neurolora.tasks import load_rows
-
-    scorer = Scorer(config)
-    for task in config.tasks:
-        request = dataclasses.replace(scorer.request(task), limit=1)
-        for split in ("train", config.eval.split):
-            load_rows(request, split)
 
 
 def _score_base(config: StreamConfig, folder: Path, scorer: Scorer, notify: Notify) -> None:
@@ -169,5 +190,5 @@ def _score_base(config: StreamConfig, folder: Path, scorer: Scorer, notify: Noti
         json.loads((folder / BEFORE).read_text(encoding="utf-8"))
         return
     notify("scoring the base model")
-    name = config.model["model_name_or_path"]
-    write_json(folder / BEFORE, dict(scorer.score(name, config.task_names)))
+    training = config.training(config.strategies[0], config.task_names[0], seed=0, place=0, output_dir=folder)
+    write_json(folder / BEFORE, dict(scorer.score(None, training, config.task_names)))

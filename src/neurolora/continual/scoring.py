@@ -1,7 +1,7 @@
 """Scores of an adapter on the tasks of a stream: one number a task, in percent, larger is better.
 
-Room: continual; called by `cell` and `run`. The adapter is loaded from its folder, so what is scored is what
-is kept.
+Room: continual; called by `cell` and `run`, and by `studies`. The adapter is loaded from its folder, so what
+is scored is what is kept; on its base as it was trained on: the same revision, dtype and quantisation.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from neurolora.continual.config import StreamConfig, TaskEntry
-from neurolora.evaluation import load_for_inference, task_score
+from neurolora.evaluation import Loaded, load_for_inference, task_score
+from neurolora.evaluation.loading import placed
 from neurolora.tasks import TaskRequest
 from neurolora.training import setup
+from neurolora.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,11 @@ class Scorer:
 
     config: StreamConfig
 
-    def score(self, folder: Path | str, tasks: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(task, score) of each task, for an adapter, a model or `world`, loaded once."""
-        loaded, settings = load_for_inference(str(folder)), self.config.eval
+    def score(
+        self, folder: Path | None, training: TrainingConfig, tasks: Sequence[str]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(task, score) of each task for what `training` has left in `folder`, or for its base."""
+        loaded, settings = load_as_trained(folder, training), self.config.eval
         for name in tasks:
             entry = self.config.task(name)
             found = task_score(
@@ -43,3 +47,19 @@ class Scorer:
         first = self.config.strategies[0]
         training = self.config.training(first, entry.name, seed=0, place=0, output_dir=Path("unused"))
         return setup.task_request(training)
+
+
+def load_as_trained(folder: Path | None, training: TrainingConfig) -> Loaded:
+    """The adapter in `folder` on the base that `training` describes, a whole model, or (None) the base alone.
+
+    Raises what loading raises.
+    """
+    device = "cpu" if training.train.use_cpu else None
+    if folder is not None and training.adapter.method != "full":
+        return load_for_inference(folder, device=device, base=setup.load_base_model(training))
+    if folder is not None:
+        model, tokenizer = setup.load_finished(training, folder)
+    else:
+        model = setup.load_base_model(training)
+        tokenizer, _ = setup.load_tokenizer(training, model.config)
+    return Loaded(placed(model, device), tokenizer, None)

@@ -67,18 +67,24 @@ def load_state(folder: Path, order: list[str], notify: Callable[[str], None]) ->
 
     Raises DataError for a state of another order.
     """
-    for name in (STATE, BEFORE):
-        path = folder / name
+    damaged = ""
+    for path in (folder / STATE, folder / BEFORE):
         if not path.is_file():
             continue
         values = _read(path)
         if values is None:
-            notify(f"{path} is damaged; going on from the last good state")
+            damaged += f"{path} is damaged; "
             continue
+        if damaged:
+            notify(f"{damaged}going on from the last good state, {path}")
         if values["order"] != order:
             found = f"it is of the order {', '.join(values['order'])}, not {', '.join(order)}"
             raise DataError(explain(f"reading {path}", found, "Use another output folder"))
         return CellState(**values)
+    if damaged:
+        notify(
+            f"{damaged}there is no other state: beginning this cell anew, on the runs that it has finished"
+        )
     return CellState(order)
 
 

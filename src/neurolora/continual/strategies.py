@@ -14,7 +14,7 @@ from neurolora.continual.lwf import LwfKnobs, LwfLearner
 from neurolora.continual.protect import ProtectKnobs, ProtectLearner
 from neurolora.continual.replay import ReplayKnobs, ReplayLearner
 
-ADAPTERS = ("lora", "flylora", "neurolora")
+ADAPTERS = ("lora", "dora", "flylora", "neurolora")
 ROUTED = ("flylora", "neurolora")
 
 

@@ -44,6 +44,7 @@ def load_for_inference(
     dtype: str | None = None,
     device: str | None = None,
     allow_base_mismatch: bool = False,
+    base: Any = None,
 ) -> Loaded:
     """Load an adapter (unmerged, on its base) or a plain model.
 
@@ -52,6 +53,8 @@ def load_for_inference(
     - `dtype`: of the base's weights, one of `DTYPES`; None = as they were saved. Adapters stay float32.
     - `device`: such as "cpu" or "cuda:0"; None = a GPU if there is one.
     - `allow_base_mismatch`: use the adapter although its base has other weights than it was trained on.
+    - `base`: of an adapter, the base as a model that is loaded already, with a revision, a dtype or a
+      quantisation of the caller's; it takes up the adapter.
 
     Raises `AdapterError` for a folder that is no adapter or is damaged, a method that is not registered, or
     a base that cannot be found; `FingerprintMismatchError` for another base; `ConfigError` for the rest.
@@ -65,7 +68,7 @@ def load_for_inference(
             raise ConfigError(explain(f"base model {base_model}", found, "Leave out the base model"))
         return _load_plain(source.name, dtype, device)
     adapter = open_adapter(Path(source.name), base_model)
-    model = _load_adapted(adapter, dtype, device, allow_base_mismatch)
+    model = _load_adapted(adapter, dtype, device, allow_base_mismatch, base)
     tokenizer = _load_tokenizer(adapter)
     prepare_tokenizer(tokenizer, model.config)
     task = read_task(adapter.path) if (adapter.path / TASK_FILE).is_file() else None
@@ -83,7 +86,7 @@ def _load_plain(name: str, dtype: str | None, device: str | None) -> Loaded:
         do = "Give a model folder, an adapter folder, a name on the hub, or world"
         raise ConfigError(explain(f"loading {name}", reason_of(error), do)) from error
     prepare_tokenizer(tokenizer, model.config)
-    return Loaded(_placed(model, device), tokenizer, None)
+    return Loaded(placed(model, device), tokenizer, None)
 
 
 def _plain_class(config: Any) -> Any:
@@ -96,11 +99,11 @@ def _plain_class(config: Any) -> Any:
 
 
 def _load_adapted(
-    adapter: AdapterFolder, dtype: str | None, device: str | None, allow_base_mismatch: bool
+    adapter: AdapterFolder, dtype: str | None, device: str | None, allow_base_mismatch: bool, base: Any
 ) -> Any:
-    base = _load_base(adapter, dtype)
+    base = _load_base(adapter, dtype) if base is None else base
     _check_base(adapter, base, allow_base_mismatch)
-    return _placed(_attach(adapter, base), device)
+    return placed(_attach(adapter, base), device)
 
 
 def _load_base(adapter: AdapterFolder, dtype: str | None) -> Any:
@@ -173,17 +176,17 @@ def _load_tokenizer(adapter: AdapterFolder) -> Any:
         ) from error
 
 
-def _placed(model: Any, device: str | None) -> Any:
+def placed(model: Any, device: str | None) -> Any:
     """The model on the device asked for, in eval mode."""
     import torch
 
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         # A quantised base is where it is.
-        placed = model if getattr(model, "is_quantized", False) else model.to(chosen)
+        found = model if getattr(model, "is_quantized", False) else model.to(chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(explain(f"device {chosen}", reason_of(error), "Use another device")) from error
-    return placed.eval()
+    return found.eval()
 
 
 def describe_model(model: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from neurolora.continual.config import label_of
+from neurolora.continual.results import trained_as
 from neurolora.evaluation.task_scores import METRICS
 from neurolora.report.continual_facts import CellFacts, StreamFacts
 from neurolora.report.page import number
@@ -116,7 +117,7 @@ COST_COLUMNS = ("strategy", *(cost.title for cost in COSTS))
 COST_NOTE = (
     "Means over complete cells. Seconds are summed over the tasks; what is kept beside the adapter is the "
     "most between two tasks; adapter and parameters are those of the last task, for “alone” the adapters "
-    "of all tasks together. In brackets: times “sequential” with the same kind of adapter."
+    "of all tasks together. In brackets: times “sequential” with the same adapter, trained alike."
 )
 
 
@@ -150,11 +151,12 @@ def _mean_costs(cells: Sequence[CellFacts]) -> Mapping[str, float]:
 
 
 def _sequential(facts: StreamFacts, label: str) -> str | None:
-    """The first label that is `sequential` with the same method; None for that label itself."""
+    """The first label that is `sequential` and trained alike; None for that label itself."""
+    own = trained_as(facts.config, facts.entries[label])
     same = [
         one
         for one in facts.labels
-        if facts.entries[one].strategy == "sequential" and facts.method(one) == facts.method(label)
+        if facts.entries[one].strategy == "sequential" and trained_as(facts.config, facts.entries[one]) == own
     ]
     return same[0] if same and same[0] != label else None
 

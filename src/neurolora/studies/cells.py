@@ -14,9 +14,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from neurolora.provenance import fingerprint_file, fingerprint_json, fingerprint_rows
-from neurolora.tasks import TaskRequest, load_rows
-from neurolora.world import resolve_model_name
+from neurolora.provenance import fingerprint_file, fingerprint_json
+from neurolora.tasks import TaskRequest
+from neurolora.training.identity import data_fingerprint, model_fingerprint
 
 #: Settings of training that name a file: what is in it counts, not its place.
 FILES = ("deepspeed", "silence_data")
@@ -115,17 +115,9 @@ def _without_place(data: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _rows(data: str, split: str) -> str:
-    """The fingerprint of a split's rows."""
-    return fingerprint_rows(load_rows(task_request(json.loads(data)), split))
+    return data_fingerprint(task_request(json.loads(data)), split)
 
 
 @cache
 def _model(section: str) -> str:
-    """The fingerprint of a local model's files; one on the hub counts by its name and `model_revision`."""
-    values = json.loads(section)
-    name = values["model_name_or_path"]
-    folder = Path(resolve_model_name(name))
-    if not folder.is_dir():
-        return f"{name}@{values.get('model_revision')}"
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return fingerprint_json({path.name: fingerprint_file(path) for path in files})
+    return model_fingerprint(json.loads(section))

@@ -20,8 +20,8 @@ _TRAINING = ("core", "tuner", "tasks", "world", "training", *_FLOOR)
 #: Kind of cell -> the rooms that its numbers come from.
 ROOMS = {
     "train": (*_TRAINING, "report/inspection.py"),
-    "score": (*_TRAINING, "evaluation"),
-    "merge": (*_TRAINING, "evaluation", "merging"),
+    "score": (*_TRAINING, "evaluation", "continual/scoring.py"),
+    "merge": (*_TRAINING, "evaluation", "merging", "continual/scoring.py"),
     "stream": (*_TRAINING, "evaluation", "merging", "continual"),
 }
 #: Files of these rooms that no score depends on.

@@ -88,7 +88,7 @@ def _train(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
 def _score(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     """The scores of a trained adapter, beside what it took to train it. A whole model is not kept."""
     trained = read_record(parents[0]) or {}
-    found = _scores(cell, parents[0] / ADAPTER)
+    found = _scores(cell, parents[0] / ADAPTER, parents[0])
     if not (parents[0] / ADAPTER / "adapter_config.json").is_file():
         for path in (parents[0] / ADAPTER).glob("*.safetensors"):
             path.unlink()
@@ -116,7 +116,10 @@ def _merge(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
 
     sources = [parent / ADAPTER for parent in parents]
     done = merge_adapters(sources, folder / ADAPTER, overwrite=True, **cell.work)
-    found = {"scores": _scores(cell, folder / ADAPTER), "costs": {"seconds": round(done.seconds, 3)}}
+    found = {
+        "scores": _scores(cell, folder / ADAPTER, parents[0]),
+        "costs": {"seconds": round(done.seconds, 3)},
+    }
     shutil.rmtree(folder / ADAPTER)  # its parents and the record make it again
     return found
 
@@ -146,11 +149,14 @@ def _stream(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     }
 
 
-def _scores(cell: Cell, adapter: Path) -> dict[str, Any]:
-    """Every score that the cell asks for, by column."""
-    from neurolora.evaluation import load_for_inference, task_score
+def _scores(cell: Cell, adapter: Path, trained: Path) -> dict[str, Any]:
+    """Every score that the cell asks for, by column; on the base as the run in `trained` had it."""
+    from neurolora.continual.scoring import load_as_trained
+    from neurolora.evaluation import task_score
+    from neurolora.training import load_config
+    from neurolora.training.run_folder import CONFIG
 
-    loaded, found = load_for_inference(str(adapter)), {}
+    loaded, found = load_as_trained(adapter, load_config(trained / ADAPTER / CONFIG)), {}
     for score in cell.scores:
         found[score.column] = task_score(
             loaded,

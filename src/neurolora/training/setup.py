@@ -27,6 +27,9 @@ from neurolora.tasks import load_rows as read_rows
 from neurolora.training.config import TrainingConfig
 from neurolora.world import resolve_model_name
 
+#: What is trained is float32, an adapter or all: AdamW's steps would be lost in 8 bits of mantissa.
+FULL_DTYPE = "float32"
+
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
@@ -70,8 +73,7 @@ def load_base_model(config: TrainingConfig) -> Any:
     from transformers import AutoModelForCausalLM
 
     section = config.model
-    # what is trained is float32, an adapter or all: AdamW's steps would be lost in 8 bits of mantissa
-    dtype = "float32" if config.adapter.method == "full" else section.dtype
+    dtype = FULL_DTYPE if config.adapter.method == "full" else section.dtype
     options: dict[str, Any] = {**_hub(config), "dtype": dtype}
     if section.attn_implementation:
         options["attn_implementation"] = section.attn_implementation
@@ -107,7 +109,7 @@ def add_adapter(model: Any, config: TrainingConfig) -> Any:
     from peft import get_peft_model
 
     try:
-        return get_peft_model(model, adapter)
+        return get_peft_model(model, adapter, revision=config.model.model_revision)
     except NeuroLoraError:
         raise
     except ValueError as error:
@@ -115,20 +117,25 @@ def add_adapter(model: Any, config: TrainingConfig) -> Any:
         raise TargetError(explain("adding the adapter", str(error), do)) from error
 
 
-def load_finished(config: TrainingConfig, is_trainable: bool = False) -> tuple[Any, Any]:
-    """Model and tokenizer of a finished run, from its folder; its adapter frozen unless `is_trainable`."""
+def load_finished(
+    config: TrainingConfig, folder: Path | None = None, is_trainable: bool = False
+) -> tuple[Any, Any]:
+    """Model and tokenizer of a finished run, from its folder or another one that it was published to.
+
+    The adapter is frozen unless `is_trainable`; a whole model is float32, as it was trained.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = str(config.output_dir)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    place, trusted = str(folder or config.output_dir), {"trust_remote_code": config.model.trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(place, **trusted)
     if config.adapter.method == "full":
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=config.model.dtype), tokenizer
+        return AutoModelForCausalLM.from_pretrained(place, dtype=FULL_DTYPE, **trusted), tokenizer
     from peft import PeftModel
 
     import neurolora.tuner  # noqa: F401  (PEFT must know the method)
 
     base = load_base_model(config)
-    return PeftModel.from_pretrained(base, folder, is_trainable=is_trainable), tokenizer
+    return PeftModel.from_pretrained(base, place, is_trainable=is_trainable), tokenizer
 
 
 def load_rows(config: TrainingConfig, tokenizer: Any, split: str) -> Rows:

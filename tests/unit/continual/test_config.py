@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from neurolora.continual import cells, load_stream, run_continual
+from neurolora.continual.results import trained_as
 from neurolora.errors import ConfigError, DataError
 
 WORLD: dict[str, Any] = {
@@ -160,3 +161,41 @@ def test_a_task_without_test_rows(tiny_stream: ModuleType, tmp_path: Path) -> No
     with pytest.raises(DataError, match="test"):
         run_continual(load_stream(path), progress=False)
     assert not (tmp_path / "out" / "cells").exists()  # before the first step
+
+
+def test_a_default_that_is_spelled_out_makes_no_other_task(tmp_path: Path) -> None:
+    again = {"name": "again", "task": "world-recall", "max_length": 1024}
+    assert "are one task under several names" in refusal(tmp_path, tasks=["world-recall", again])
+
+
+def test_seeds_that_share_runs_or_are_too_large(tmp_path: Path) -> None:
+    assert "0 and 2000 are no two runs" in refusal(tmp_path, seeds=[0, 2000])
+    assert "is too large; at most 4294965295" in refusal(tmp_path, seeds=[2**32 - 2000])
+    assert load(tmp_path, seeds=[0, 3000, 2**32 - 2001]).seeds  # three tasks take the seed, + 1000, + 2000
+
+
+@pytest.mark.parametrize("adapter", [{"init_lora_weights": "olora"}, {"lora_bias": True}, {"bias": "all"}])
+def test_what_has_no_sum_is_refused(tmp_path: Path, adapter: dict[str, Any]) -> None:
+    name = next(iter(adapter))
+    row = {"strategy": "o-lora", "adapter": {"method": "lora", **adapter}}
+    assert f"which {name}: {adapter[name]} does not allow" in refusal(tmp_path, strategies=[row])
+    load(tmp_path, strategies=[{**row, "strategy": "sequential"}])
+
+
+def test_dora_is_a_method_and_has_no_sum(tmp_path: Path) -> None:
+    assert load(tmp_path, strategies=[{"strategy": "ewc", "adapter": {"method": "dora"}}]).strategies
+    row = {"strategy": "o-lora", "adapter": {"method": "dora"}}
+    assert "o-lora works with lora, not with dora" in refusal(tmp_path, strategies=[row])
+
+
+def test_references_are_those_that_train_alike(tmp_path: Path) -> None:
+    rows: list[Any] = [
+        "sequential",
+        "protect",
+        {"strategy": "alone", "label": "other", "train": {"learning_rate": 1e-3}},
+        {"strategy": "sequential", "label": "small", "adapter": {"r": 8, "top_k": 2}},
+    ]
+    config = load(tmp_path, strategies=rows)
+    one, same, other, small = (trained_as(config, entry) for entry in config.strategies)
+    assert one == same
+    assert len({one, other, small}) == 3

@@ -135,7 +135,8 @@ def test_replacing_that_was_stopped_can_only_be_replaced(
     with pytest.raises(OutputError, match="with --overwrite"):
         run_continual(load_stream(path), progress=False)
     run._open_folder(load_stream(path), tmp_path / "out", overwrite=True)
-    assert [entry.name for entry in sorted((tmp_path / "out").iterdir())] == ["config.yaml", "env.json"]
+    left = [entry.name for entry in sorted((tmp_path / "out").iterdir())]
+    assert left == ["config.yaml", "env.json", "inputs.json"]
 
 
 def test_a_damaged_score_of_the_base_is_measured_again(

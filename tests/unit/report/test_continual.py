@@ -10,7 +10,7 @@ import torch
 
 from neurolora.continual.config import StreamConfig, label_of, method_of
 from neurolora.continual.metrics import forgetting
-from neurolora.continual.results import summarise, write_results
+from neurolora.continual.results import summarise, trained_as, write_results
 from neurolora.continual.run import cells
 from neurolora.errors import DataError
 from neurolora.report.continual import write_stream_report
@@ -70,6 +70,7 @@ def comparison(folder, strategies, *, change=lambda number, cell: None, model="s
     for number, cell in enumerate(cells(config, folder)):
         values = {
             "label": label_of(config, cell.entry), "method": method_of(config, cell.entry),
+            "trained_as": trained_as(config, cell.entry),
             "scope": cell.entry.row.scope, "order": cell.order,
             "order_number": int(cell.folder.name.split("-")[1]), "seed": cell.seed,
             "R": matrix(float(cell.seed)), "scores": [], "costs": costs(len(cell.stages)), "complete": True,

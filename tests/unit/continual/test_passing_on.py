@@ -1,0 +1,120 @@
+"""What passes from one task of a stream to the next: looked at where it arrives, before the first step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from neurolora.continual import cell as cells
+from neurolora.continual import load_stream, run_continual, scoring
+from neurolora.continual.memory import Memory
+
+SHORT = {"max_steps": 1}
+State = dict[str, torch.Tensor]
+
+
+def run(tiny_stream: ModuleType, base: Path, row: dict[str, Any], **train: Any) -> Path:
+    path = tiny_stream.write_stream(
+        base, [row], train={**tiny_stream.TRAIN, **SHORT, **train}, eval={"unseen": False, "limit": 2}
+    )
+    return run_continual(load_stream(path), progress=False).output_dir
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, look: Callable[[Any], Any]) -> list[Any]:
+    """What `look` makes of the model of each run, once the stream has brought in what it brings in."""
+    seen: list[Any] = []
+    real = cells.run_training
+
+    def watched(config: Any, *, hooks: Any, **options: Any) -> Any:
+        def begin(model: Any, tokenizer: Any) -> None:
+            hooks.before_training(model, tokenizer)
+            seen.append(look(model))
+
+        return real(config, hooks=dataclasses.replace(hooks, before_training=begin), **options)
+
+    monkeypatch.setattr(cells, "run_training", watched)
+    return seen
+
+
+def weights(model: Any) -> State:
+    """What the model's file would hold."""
+    if not hasattr(model, "peft_config"):
+        return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    from peft import get_peft_model_state_dict
+
+    return {name: value.detach().clone() for name, value in get_peft_model_state_dict(model).items()}
+
+
+def published(output: Path) -> list[State]:
+    runs = sorted(output.glob("cells/*/*/tasks/*/run"))
+    return [load_file(next(folder.glob("*model.safetensors"))) for folder in runs]
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "neurolora", "full"])
+def test_weights_arrive_to_the_bit(
+    method: str, tiny_stream: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = watch(monkeypatch, weights)
+    row = tiny_stream.entry("sequential", "lora" if method == "dora" else method)
+    if method == "dora":
+        row = {**row, "adapter": {**row["adapter"], "method": "dora"}}
+    left = published(run(tiny_stream, tmp_path, row))
+    assert len(started) == len(left) == 3
+    for before, start in zip(left, started[1:], strict=False):
+        assert before.keys() <= start.keys()
+        assert all(torch.equal(before[name], start[name]) for name in before)
+    first, second = left[0], left[1]
+    assert any(not torch.equal(first[name], second[name]) for name in first)  # each task does learn
+
+
+def test_what_is_kept_is_measured_on_the_files(
+    tiny_stream: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model that was trained may still round its inputs, and is gone after a kill: it is not used."""
+    real = cells.run_training
+
+    def spoiled(config: Any, **options: Any) -> Any:
+        if "1-b" in str(config.output_dir):
+            raise KeyboardInterrupt  # so that what was kept after the first task stays
+        found = real(config, **options)
+        with torch.no_grad():
+            for weight in found.model.parameters():
+                weight.zero_()
+        return found
+
+    monkeypatch.setattr(cells, "run_training", spoiled)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_stream, tmp_path, tiny_stream.entry("ewc", "full", samples=4), bf16=True)
+    memory = Memory.load(next(tmp_path.glob("out/cells/*/*/memory/after-0")))
+    left = published(tmp_path / "out")[0]
+    anchors = {name[2:]: value for name, value in memory.tensors.items() if name.startswith("a.")}
+    assert len(anchors) == len(left)
+    assert all(torch.equal(value, left[name]) for name, value in anchors.items())
+
+
+def test_scores_are_of_the_model_as_it_was_trained(
+    tiny_stream: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, dtypes = scoring.task_score, []
+
+    def watched(loaded: Any, *arguments: Any, **options: Any) -> Any:
+        dtypes.append({value.dtype for name, value in loaded.model.named_parameters() if "lora" not in name})
+        return real(loaded, *arguments, **options)
+
+    monkeypatch.setattr(scoring, "task_score", watched)
+    path = tiny_stream.write_stream(
+        tmp_path,
+        [tiny_stream.entry("sequential", "lora")],
+        model={"model_name_or_path": str(tmp_path / "model"), "dtype": "bfloat16"},
+        train={**tiny_stream.TRAIN, **SHORT},
+        eval={"unseen": False, "limit": 2},
+    )
+    run_continual(load_stream(path), progress=False)
+    assert dtypes == [{torch.bfloat16}] * (3 + 1 + 2 + 3)  # the base; then what was learned, after each task
