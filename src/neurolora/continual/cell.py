@@ -7,6 +7,7 @@ the one before was learned in this process.
 
     tasks/0-NAME/run/       the training run
     tasks/0-NAME/adapter/   the adapter for all tasks so far, where the run's own is not that
+    tasks/0-NAME/use.json   which ranks each task so far uses then
     memory/after-0/         what the strategy keeps; the newest alone
     state.json              R so far
 """
@@ -25,8 +26,10 @@ from neurolora.continual.config import StrategyEntry, StreamConfig
 from neurolora.continual.learner import Learner, TaskData
 from neurolora.continual.memory import Memory
 from neurolora.continual.processes import processes
-from neurolora.continual.scoring import Scorer
+from neurolora.continual.scoring import Scorer, load_as_trained
 from neurolora.continual.state import CellState, load_state
+from neurolora.continual.strategies import ROUTED
+from neurolora.continual.use import USE, measure_use, write_use
 from neurolora.continual.weights import go_on_from, put_beside, take_over
 from neurolora.errors import DataError, explain
 from neurolora.evaluation.loading import placed
@@ -120,6 +123,7 @@ def run_cell(cell: Cell, scorer: Scorer, notify: Notify) -> bool:
                 state.save(cell.folder)
         if is_main:
             worked = _score(cell, stage, state, scorer, notify) or worked
+            _note_use(cell, stage)
             _clean(cell, stage)  # last: until a score is saved, the state before this one needs the memory
     return worked
 
@@ -213,6 +217,15 @@ def _clean(cell: Cell, stage: int) -> None:
         shutil.rmtree(checkpoint)
     if stage:
         shutil.rmtree(cell.memory(stage - 1), ignore_errors=True)
+
+
+def _note_use(cell: Cell, stage: int) -> None:
+    """Which ranks each task so far uses now, where there are ranks to choose from."""
+    folder, config = cell.task_folder(stage), cell.training(stage)
+    if cell.entry.row.scope != "stream" or config.adapter.method not in ROUTED or (folder / USE).is_file():
+        return
+    so_far = {task: cell.training(place) for place, task in enumerate(cell.order[: stage + 1])}
+    write_use(folder, measure_use(load_as_trained(cell.published(stage), config), so_far))
 
 
 def _score(cell: Cell, stage: int, state: CellState, scorer: Scorer, notify: Notify) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from neurolora.report.continual_adapters import column_pictures, routing_section
+from neurolora.report.continual_adapters import column_pictures, drift_pictures, routing_section
 from neurolora.report.continual_facts import CellFacts, Matrix, StreamFacts, mean_of, read_stream
 from neurolora.report.continual_pictures import (
     Interval,
@@ -71,6 +71,7 @@ def write_stream_report(folder: Path | str) -> Path:
         "courses": course_section(facts),
         "forgetting": forgetting_section(facts),
         "routing": routing_section(facts, problems),
+        "drift": drift_pictures(facts, problems),
         "columns_of_B": column_pictures(facts, problems),
         "strategies": {"columns": STRATEGY_COLUMNS, "rows": strategy_rows(facts)},
         "costs": {"columns": COST_COLUMNS, "rows": cost_rows(facts), "note": COST_NOTE},

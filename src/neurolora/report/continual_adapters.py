@@ -20,6 +20,7 @@ from neurolora.report.continual_drift import (
     frequency_table,
     overlap,
     read_column_cosines,
+    read_drift,
     read_routing,
 )
 from neurolora.report.continual_facts import CellFacts, StreamFacts, mean_of
@@ -50,6 +51,17 @@ def routing_section(facts: StreamFacts, problems: list[str]) -> dict[str, Any] |
             rows.append([label, *_with_earlier(alike, compare_stages(stages, overlap), len(cell.order))])
     columns = ["strategy", *(f"task {place}" for place in range(2, len(facts.tasks) + 1))]
     return {"pictures": pictures, "columns": columns, "rows": rows}
+
+
+def drift_pictures(facts: StreamFacts, problems: list[str]) -> list[Picture]:
+    """Of each routed label's first cell: how far the ranks that a task uses are still those of its day."""
+    drawn = []
+    for label in facts.streams:
+        cell = facts.of(label)[0]
+        table = _tried(read_drift, cell, problems)
+        if len(table) > 1:
+            drawn.append(_square(label, "rows: after this task; overlap, mean over modules", cell, table))
+    return drawn
 
 
 def _with_earlier(alike: Matrix, shared: Matrix, tasks: int) -> list[str | None]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from neurolora.adapter_file import WEIGHTS, pair_of
+from neurolora.continual.use import read_use
 from neurolora.errors import AdapterError, DataError, explain
 from neurolora.merging.sources import open_adapters
 from neurolora.report.continual_facts import CellFacts, mean_of
@@ -90,6 +91,26 @@ def _frequencies(path: Path) -> Frequencies:
     table: Frequencies = {}
     for layer in good:
         table.setdefault(layer["name"], []).extend(layer["active_frequency"])
+    return table
+
+
+def read_drift(cell: CellFacts) -> Matrix:
+    """After each task j, for each task i: `overlap` of the ranks that i's rows use then with those that they
+    used once i was learned, mean over modules: (T, T), NaN above the diagonal; up to the first gap.
+
+    The rows are the same throughout. Of an adapter that has grown, the ranks that it had when i was learned.
+    Raises DataError for a damaged file.
+    """
+    stages = []
+    for stage in range(len(cell.costs)):
+        use = read_use(cell.cell.task_folder(stage))
+        if use is None:
+            break
+        stages.append(use)
+    table = np.full((len(stages), len(stages)), np.nan)
+    for j, after in enumerate(stages):
+        for i, task in enumerate(cell.order[: j + 1]):
+            table[j, i] = _mean_over_modules(stages[i].get(task, {}), after.get(task, {}), overlap)
     return table
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from neurolora.continual import cell as cells
 from neurolora.continual import load_stream, run_continual, scoring
 from neurolora.continual.memory import Memory
+from neurolora.continual.use import USE, read_use
 
 SHORT = {"max_steps": 1}
 State = dict[str, torch.Tensor]
@@ -97,6 +98,24 @@ def test_what_is_kept_is_measured_on_the_files(
     anchors = {name[2:]: value for name, value in memory.tensors.items() if name.startswith("a.")}
     assert len(anchors) == len(left)
     assert all(torch.equal(value, left[name]) for name, value in anchors.items())
+
+
+@pytest.mark.parametrize("strategy", ["sequential", "grow"])
+def test_the_ranks_that_a_task_uses_are_told_after_every_task(
+    strategy: str, tiny_stream: ModuleType, tmp_path: Path
+) -> None:
+    output = run(tiny_stream, tmp_path, tiny_stream.entry(strategy, "neurolora"))
+    folders = sorted(output.glob("cells/*/*/tasks/*"))
+    told = [read_use(folder) or {} for folder in folders]
+    assert [list(use) for use in told] == [["a"], ["a", "b"], ["a", "b", "c"]]
+    widths = [{len(shares) for shares in use["a"].values()} for use in told]
+    assert widths == ([{8}, {16}, {24}] if strategy == "grow" else [{8}] * 3)
+    for use in told:
+        for shares in use["a"].values():
+            assert sum(shares) == pytest.approx(2 * len(shares) / 8, abs=1e-4)  # two of eight for each token
+    (folders[1] / USE).unlink()
+    run(tiny_stream, tmp_path, tiny_stream.entry(strategy, "neurolora"))
+    assert read_use(folders[1]) == told[1]
 
 
 def test_scores_are_of_the_model_as_it_was_trained(

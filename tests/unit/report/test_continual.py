@@ -12,6 +12,7 @@ from neurolora.continual.config import StreamConfig, label_of, method_of
 from neurolora.continual.metrics import forgetting
 from neurolora.continual.results import summarise, trained_as, write_results
 from neurolora.continual.run import cells
+from neurolora.continual.use import USE, write_use
 from neurolora.errors import DataError
 from neurolora.report.continual import write_stream_report
 from neurolora.report.continual_drift import (
@@ -21,6 +22,7 @@ from neurolora.report.continual_drift import (
     frequency_table,
     overlap,
     read_column_cosines,
+    read_drift,
     read_routing,
 )
 from neurolora.report.continual_facts import mean_of, read_stream
@@ -424,6 +426,26 @@ def test_sections_end_at_the_first_gap(with_adapters):
     text = page(with_adapters)
     assert "Which ranks the tasks use" not in text
     assert "Not everything is here" not in text
+
+
+def test_drift_is_of_the_same_rows_and_of_the_ranks_of_then(with_adapters):
+    cell = first_cell(with_adapters).cell
+    for stage, use in enumerate([
+        {"recall": {"q": [1.0, 0.0], "k": [0.5, 0.5]}},
+        {"recall": {"q": [0.0, 1.0], "k": [0.5, 0.5]}, "passage": {"q": [1.0, 1.0], "k": [1.0, 0.0]}},
+        {"recall": {"q": [1.0, 0.0, 0.7], "k": [0.5, 0.5, 0.7]},
+         "passage": {"q": [0.5, 1.0], "k": [1.0, 0.0]}, "sums": {"q": [1.0, 0.0], "k": [1.0, 0.0]}},
+    ]):  # fmt: skip
+        write_use(cell.task_folder(stage), use)
+    expected = [[1, NAN, NAN], [0.5, 1, NAN], [1, (1.5 / 2 + 1) / 2, 1]]
+    np.testing.assert_allclose(read_drift(first_cell(with_adapters)), expected)
+    assert "How the routing of a task drifts" in headings(page(with_adapters))
+    (cell.task_folder(1) / USE).write_text("[]")
+    text = page(with_adapters)
+    assert "How the routing of a task drifts" not in headings(text)
+    assert f"reading {cell.task_folder(1) / USE}" in text
+    (cell.task_folder(1) / USE).unlink()
+    assert len(read_drift(first_cell(with_adapters))) == 1  # up to the gap
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"layers": []}', '{"layers": [{"name": "q"}]}', "\xff"])
