@@ -212,3 +212,17 @@ def test_what_is_removed_last_has_lost_its_name(out, monkeypatch):
     overwrite(out)
     assert seen
     assert all(name.endswith(".part") for name in seen)
+
+
+def test_what_killed_processes_left_unfinished_goes_and_nothing_else(tmp_path):
+    inside = tmp_path / "cell" / "memory"
+    inside.mkdir(parents=True)
+    (inside / ".after-0.x1y2.part").mkdir()
+    (inside / ".after-0.x1y2.part" / "memory.safetensors").write_bytes(b"half")
+    (tmp_path / "cell" / ".state.json.k3.part").write_text("half")
+    (inside / ".after-1.z9.replaced").mkdir()  # perhaps the only whole one: for `restore_folder`
+    (inside / ".after-1.z9.part").mkdir()
+    (inside / "notes.part").write_text("somebody's")
+    files.clear_unfinished(tmp_path / "cell")
+    left = sorted(path.relative_to(tmp_path / "cell").as_posix() for path in (tmp_path / "cell").rglob("*"))
+    assert left == ["memory", "memory/.after-1.z9.part", "memory/.after-1.z9.replaced", "memory/notes.part"]
