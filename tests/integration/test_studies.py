@@ -118,11 +118,14 @@ def test_the_pages_show_every_study(all_done: Path) -> None:
 
 
 def test_seeds_that_are_added_leave_the_others_alone(
-    tmp_path: Path, tiny_studies: ModuleType, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_studies: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tiny_studies.write_studies(tmp_path, ("k",))
     assert run(folder, tmp_path, "k", "--quick") == 0
     done = set(records(tmp_path))
+    capsys.readouterr()
+    assert run(folder, tmp_path, "k", "--quick", "--seeds", "0,1", "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["done"] == [{"what": "k", "done": 2, "of": 4}]
     assert run(folder, tmp_path, "k", "--quick", "--seeds", "0,1") == 0
     added = {record["name"] for key, record in records(tmp_path).items() if key not in done}
     assert {name.rpartition(", ")[2] for name in added} == {"seed 1"}
@@ -142,6 +145,7 @@ def test_a_dry_run_counts_and_leaves_nothing(
     assert plans["table1"]["cells"] == {"searches of learning rates": 42, "training runs": 28}
     assert plans["table2"]["cells"]["merges"] == 2 * (2 + 2)
     assert plans["table3"]["cells"]["streams"] == 2 * 2 + 2
+    assert plans["table1"]["done"] == [{"what": "table1, learning rates", "done": 0, "of": 42}]
     assert not (tmp_path / "work").exists()
     assert not (tmp_path / "out").exists()
 

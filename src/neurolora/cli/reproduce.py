@@ -41,7 +41,7 @@ AcceptOlder = Annotated[
     bool, typer.Option("--accept-older", help="Take cells that other code has made; the result says so.")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Count cells, parameters, steps, memory; run nothing.")
+    bool, typer.Option("--dry-run", help="Count cells, parameters, steps, memory, what is done; run nothing.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results on stdout.")]
 
@@ -74,7 +74,7 @@ def reproduce_command(
     folder = studies or default_folder()
     chosen, at = _chosen(folder, study, scale, quick, _laid_over(model, seeds, changes or []))
     if dry_run:
-        _print_plans(chosen, at, as_json)
+        _print_plans(chosen, at, work_dir, accept_older, as_json)
         return
     places = _places(folder, work_dir, results_dir, at)
     _run(chosen, at, places, jobs, accept_older, as_json)
@@ -199,11 +199,17 @@ def _print_results(done: list[dict[str, Any]]) -> None:
                 results().print(plain_table(title, table.columns, rows))
 
 
-def _print_plans(chosen: list[Study], scale: Scale, as_json: bool) -> None:
+def _print_plans(
+    chosen: list[Study], scale: Scale, work_dir: Path, accept_older: bool, as_json: bool
+) -> None:
     from neurolora.cli.tables import plain_table
-    from neurolora.studies import plan_study
+    from neurolora.studies import plan_study, take_stock
 
-    plans = [plan_study(study, scale) for study in chosen]
+    cells = work_dir / "cells"
+    plans = [
+        {**plan_study(study, scale), "done": take_stock(study, scale, cells, accept_older)}
+        for study in chosen
+    ]
     if as_json:
         print_json(plans)
         return
@@ -223,6 +229,8 @@ def _print_plans(chosen: list[Study], scale: Scale, as_json: bool) -> None:
         ]
         results().print(plain_table(study.title, columns, rows))
         counted = ", ".join(f"{number} {what}" for what, number in plan["cells"].items())
-        results().print(f"{counted}, on {plan['processes']} process(es) each\n", markup=False)
+        results().print(f"{counted}, on {plan['processes']} process(es) each", markup=False)
+        done = "; ".join(f"{part['what']}: {part['done']} of {part['of']}" for part in plan["done"])
+        results().print(f"done in {cells}: {done or 'nothing known'}\n", markup=False)
         for note in plan["notes"]:
             messages().print(note, markup=False)

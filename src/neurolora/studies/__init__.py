@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from neurolora.studies.library import default_folder, load_scale, load_study, study_names
     from neurolora.studies.plan import plan_study
     from neurolora.studies.running import reproduce, stored_results, write_result
+    from neurolora.studies.stock import take_stock
 
 _HOMES = {
     "Book": "book",
@@ -27,6 +28,7 @@ _HOMES = {
     "require_fitting": "checks",
     "stored_results": "running",
     "study_names": "library",
+    "take_stock": "stock",
     "write_result": "running",
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "require_fitting",
     "stored_results",
     "study_names",
+    "take_stock",
     "write_result",
 ]
 
