@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -68,6 +68,7 @@ class LwfLoss(EveryStep):
     weight: float
     temperature: float
     name: str = "lwf"
+    reads_outputs: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, moment: Moment) -> Tensor:
         """One forward with the old weights, without gradient; the new weights' logits are there already."""

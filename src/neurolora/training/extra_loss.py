@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,11 @@ class ExtraLoss(Protocol):
     @property
     def weight(self) -> float: ...  # noqa: D102
 
+    @property
+    def reads_outputs(self) -> bool:
+        """Whether it looks at `moment.outputs`, so that these must be whole."""
+        ...
+
     def is_due(self, step: int) -> bool:
         """Whether optimizer step `step` (from 0) has this loss."""
         ...
@@ -59,7 +64,9 @@ class ExtraLoss(Protocol):
 
 
 class EveryStep:
-    """Of a loss that is due at every step."""
+    """Of a loss that is due at every step, and that looks at the weights or at batches of its own."""
+
+    reads_outputs: ClassVar[bool] = False
 
     def is_due(self, step: int) -> bool:
         """Always."""

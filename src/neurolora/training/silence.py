@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class Silence:
     batch_size: int
     every: int = 1
     name: str = "silence"
+    reads_outputs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         problems = [

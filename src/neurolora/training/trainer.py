@@ -29,6 +29,7 @@ from neurolora.training.checkpoints import (
     why_not_written,
 )
 from neurolora.training.extra_loss import ExtraLoss, Moment
+from neurolora.training.labelled import cut_to_labels, takes_positions
 from neurolora.training.loss_window import LossWindow
 from neurolora.training.losses import add_missing_orthogonality, last_losses, step_share, step_tokens
 from neurolora.training.optim import GATE_LEARNING_RATE, create_optimizer_groups, learning_rates
@@ -44,6 +45,7 @@ class NeuroLoraTrainer(Trainer):
 
     `args.learning_rate` is B's rate, `gate_learning_rate` the gate's; both follow one schedule.
     `extra_losses` (`extra_loss.py`) are added to the task's loss and logged apart: silence, for example.
+    Logits are computed only where a label is compared (`labelled.py`), unless something else reads them.
     It logs `loss` (the task's alone) and `orthogonality_loss` (unweighted) apart, and `eval_loss` as the mean
     over label tokens, whatever the batch size. It stops at a NaN or infinite loss or gradient with
     `TrainingError`, before anything is saved. A checkpoint appears whole or not at all; if it cannot be
@@ -69,6 +71,7 @@ class NeuroLoraTrainer(Trainer):
         self._staging: Path | None = None
         self._eval_rows: list[Tensor] = []
         self._step_tokens: Tensor | None = None
+        self._takes_positions = self._loss_shifts_labels and takes_positions(self.model)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that the arguments name, over `create_optimizer_groups`."""
@@ -115,13 +118,28 @@ class NeuroLoraTrainer(Trainer):
         scale = 1.0 if share is None else share * self.accelerator.num_processes * steps / across
         if share is not None:
             inputs = {**inputs, SCALE: scale}
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        asked = cut_to_labels(inputs) if self._needs_few_logits(inputs, return_outputs) else inputs
+        loss, outputs = super().compute_loss(model, asked, return_outputs=True, **kwargs)
         loss = across * add_missing_orthogonality(self.model, loss / across, scale)
         value = float(loss.detach())
         self._check_finite(value, "loss")
         self._note_losses(value / across, across / steps)
         loss = self._with_extra_losses(loss, inputs, outputs, steps)
         return (loss, outputs) if return_outputs else loss
+
+    def _needs_few_logits(self, inputs: dict[str, Any], return_outputs: bool) -> bool:
+        """Whether nothing but the model's own loss will look at the logits."""
+        outside = self.label_smoother is not None or self.compute_loss_func is not None or return_outputs
+        plain = isinstance(inputs.get("labels"), Tensor) and "shift_labels" not in inputs
+        step = self.state.global_step
+        return (
+            self._takes_positions
+            and plain
+            and not outside
+            and not any(
+                getattr(extra, "reads_outputs", True) for extra in self.extra_losses if extra.is_due(step)
+            )
+        )
 
     def _with_extra_losses(self, loss: Tensor, inputs: dict[str, Any], outputs: Any, steps: int) -> Tensor:
         """`loss` and the weighted extra losses, each of which counts once a step, whatever the accumulation.

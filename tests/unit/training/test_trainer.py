@@ -265,3 +265,56 @@ def test_best_checkpoint_is_kept_and_found(base: Path, tmp_path: Path) -> None:
     state = json.loads((tmp_path / f"checkpoint-{best}" / "trainer_state.json").read_text())
     assert state["best_model_checkpoint"] == str(tmp_path / f"checkpoint-{best}")
     assert math.isfinite(losses[best])
+
+
+class Onlooker:
+    """An extra loss that looks at the task's own outputs, or not; it adds nothing."""
+
+    name, weight = "onlooker", 1.0
+
+    def __init__(self, reads_outputs: bool | None) -> None:
+        if reads_outputs is not None:
+            self.reads_outputs = reads_outputs
+
+    def is_due(self, step: int) -> bool:
+        return True
+
+    def __call__(self, model: Any, moment: Any) -> torch.Tensor:
+        return 0 * next(p for p in model.parameters() if p.requires_grad).sum()
+
+
+@pytest.mark.parametrize(
+    ("changes", "extra", "whole"),
+    [
+        ({}, [], False),
+        ({}, [Onlooker(False)], False),
+        ({}, [Onlooker(True)], True),
+        ({}, [Onlooker(None)], True),  # one that does not say
+        ({"label_smoothing_factor": 0.1}, [], True),
+    ],
+)
+def test_logits_are_computed_where_something_looks_at_them(
+    base: Path, tmp_path: Path, changes: dict[str, Any], extra: list[Any], whole: bool
+) -> None:
+    shapes: list[tuple[int, int]] = []
+    trainer = make_trainer(base, tmp_path, **changes)
+    trainer.extra_losses = tuple(extra)
+
+    def note(module: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        shapes.append((out.logits.shape[1], kwargs["input_ids"].shape[1]))
+
+    trainer.model.register_forward_hook(note, with_kwargs=True)
+    trainer.train()
+    assert len(shapes) == 2
+    assert all(logits == length for logits, length in shapes) == whole  # a short row's answer is most of it
+
+
+def test_fewer_logits_are_the_same_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+    for cut in (True, False):
+        trainer = make_trainer(base, tmp_path / str(cut), max_steps=4)
+        monkeypatch.setattr(trainer, "_takes_positions", cut)
+        trainer.train()
+        weights.append({name: p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad})
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-5)
