@@ -81,23 +81,25 @@ def protection_loss(
 ) -> Tensor:
     """How much of what is being learned lies in the directions that earlier tasks use.
 
-    L = sum over i, j of a_i f_j cos(change_i, past_j)^2 / (sum of a * sum of f): Eq. 7 between the columns of
-    what a task has changed of B and the columns of B as earlier tasks left it, each weighted by how often it
-    is active, now (a) and then (f). Not in the papers.
+    L = sum over i, j of a_i f_j (change_i . past_j / |past_j|)^2 / (sum of a * mean of |past|^2 by f): the
+    overlaps of Eq. 7 between the columns of what a task has changed of B and the columns of B as earlier
+    tasks left it, each weighted by how often it is active, now (a) and then (f). The size of a change counts,
+    unlike in Eq. 7: cosines would push a first small step as hard as they can, and a large one no harder. Not
+    in the papers.
 
     change, past (..., o, r), active, frequency (..., r) of any floating dtype -> (...) float32 or wider, with
-    gradient to `change` alone. A column of zeros has cosine 0 with all, as in Eq. 7. Zero if none is active.
+    gradient to `change` alone; 0 with gradient 0 where nothing has changed. Columns of zeros have no
+    direction and count for nothing. Zero if none is active.
     """
     dtype = torch.promote_types(change.dtype, torch.float32)
     D, B = change.to(dtype), past.detach().to(dtype)
-    with _without_autocast(D.device):
-        products = D.mT @ B
-    sizes = D.square().sum(-2).clamp(min=eps * eps).unsqueeze(-1) * B.square().sum(-2).clamp(
-        min=eps * eps
-    ).unsqueeze(-2)
     a, f = active.detach().to(dtype), frequency.detach().to(dtype)
-    weighted = torch.einsum("...i,...ij,...j->...", a, products.square() / sizes, f)
-    return weighted / (a.sum(-1) * f.sum(-1)).clamp(min=eps)
+    sizes = B.square().sum(-2)
+    with _without_autocast(D.device):
+        overlaps = (D.mT @ B).square() / sizes.clamp(min=eps * eps).unsqueeze(-2)
+    weighted = torch.einsum("...i,...ij,...j->...", a, overlaps, f)
+    size = (f * sizes).sum(-1) / f.sum(-1).clamp(min=eps)
+    return weighted / (a.sum(-1) * size).clamp(min=eps * eps)
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -302,19 +302,23 @@ def test_protection_equals_a_loop() -> None:
     expected = 0.0
     for i in range(4):
         for j in range(4):
-            cosine = float(change[:, i] @ past[:, j] / (change[:, i].norm() * past[:, j].norm()))
-            expected += float(a[i] * f[j]) * cosine**2
+            along = float(change[:, i] @ past[:, j] / past[:, j].norm())
+            expected += float(a[i] * f[j]) * along**2
+    size = sum(float(f[j] * past[:, j].norm() ** 2) for j in range(4)) / float(f.sum())
     found = protection_loss(change, past, a, f)
-    assert float(found) == pytest.approx(expected / float(a.sum() * f.sum()), rel=1e-5)
+    assert float(found) == pytest.approx(expected / (float(a.sum()) * size), rel=1e-5)
+    assert float(protection_loss(3 * change, 3 * past, a, f)) == pytest.approx(float(found), rel=1e-5)
+    assert float(protection_loss(3 * change, past, a, f)) == pytest.approx(9 * float(found), rel=1e-5)
 
 
 def test_protection_is_eq_7_where_both_are_the_same() -> None:
-    """With one rank active at a time and change = past: Eq. 7's sum over pairs, the diagonal apart."""
+    """With one rank active at a time, columns of length 1 and change = past: Eq. 7's sum over pairs, the
+    diagonal apart."""
     torch.manual_seed(7)
-    B, ones = torch.randn(6, 4), torch.ones(4)
+    B, ones = torch.nn.functional.normalize(torch.randn(6, 4), dim=0), torch.ones(4)
     C = (torch.ones(4, 4) - torch.eye(4)) / 4
     pairs = float(orthogonality_loss(B, C, 1)) * 3 * 4
-    assert float(protection_loss(B, B, ones, ones)) == pytest.approx((pairs + 4) / 16, rel=1e-5)
+    assert float(protection_loss(B, B, ones, ones)) == pytest.approx((pairs + 4) / 4, rel=1e-5)
 
 
 def test_protection_is_zero_before_anything_has_changed_and_for_what_is_orthogonal() -> None:
@@ -323,7 +327,11 @@ def test_protection_is_zero_before_anything_has_changed_and_for_what_is_orthogon
     loss = protection_loss(zeros, past, torch.ones(2), torch.ones(2))
     loss.backward()
     assert float(loss.detach()) == 0.0
-    assert bool(torch.isfinite(zeros.grad).all())  # type: ignore[arg-type]
+    assert bool((zeros.grad == 0).all())  # type: ignore[union-attr]
+    near = (1e-6 * torch.ones(6, 2)).requires_grad_()
+    protection_loss(near, past, torch.ones(2), torch.ones(2)).backward()
+    assert float(near.grad.abs().max()) < 1e-4  # type: ignore[union-attr]
+    assert float(protection_loss(torch.ones(6, 2), torch.zeros(6, 2), torch.ones(2), torch.ones(2))) == 0.0
     assert float(protection_loss(torch.eye(6)[:, 2:4], past, torch.ones(2), torch.ones(2))) == 0.0
 
 
