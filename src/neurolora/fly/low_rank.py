@@ -8,7 +8,7 @@ equal numbers, so penalties that all but interpolate the samples are scored too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,33 +19,49 @@ from scipy.linalg.lapack import dpstrf
 from neurolora.fly.expansion import Array
 
 
+_COLUMNS = 128  # of R, copied at once for a product: what BLAS reads must lie together
+
+
 class Spectrum(NamedTuple):
     """R R' = U diag(s) U', and what a solution needs of G and Q: W = R' U (S + alpha)^-1 S^-1 U' R Q.
 
-    corner, rest: R without its zeros, its columns in the order `order`. fitted: S^-1 U' R Q (rank, C).
+    fitted: S^-1 U' R Q (rank, C). factor (M, M): R in its upper triangle, its columns in the order `order`;
+    it is the matrix that was given to `decompose`, and holds R only until that is restored.
     """
 
     values: Array
     vectors: Array
     fitted: Array
-    corner: Array
-    rest: Array
+    factor: Array
     order: Array
 
 
 def decompose(gram: Array, moments: Array) -> Spectrum | None:
-    """The spectrum; None where G is zero. gram: both triangles hold G; the upper one is overwritten."""
+    """The spectrum; None where G is zero. gram: both triangles hold G; the upper one is overwritten.
+
+    Takes two matrices (rank, rank) for the time of the eigenvalues, one of which is kept.
+    """
     factor, order, rank, _ = dpstrf(gram, lower=0, overwrite_a=1)
     if rank == 0 or factor[0, 0] <= 0:
         return None
     order = order - 1
-    corner, rest = np.triu(factor[:rank, :rank]), factor[:rank, rank:]
-    product = dsyrk(1.0, corner, lower=1)
-    if rest.shape[1]:
-        product = dsyrk(1.0, rest, beta=1.0, c=product, lower=1, overwrite_c=1)
-    values, vectors = eigh(product, lower=True, overwrite_a=True, driver="evr")
-    moved = corner @ moments[order[:rank]] + rest @ moments[order[rank:]]
-    return Spectrum(values, vectors, vectors.T @ moved / values[:, None], corner, rest, order)
+    product = np.zeros((rank, rank), order="F")
+    moved = np.zeros((rank, moments.shape[1]))
+    for place, part in _columns(factor, rank):
+        dsyrk(1.0, part, beta=1.0, c=product, lower=1, overwrite_c=1)
+        moved += part @ moments[order[place]]
+    values, vectors = eigh(product, lower=True, overwrite_a=True, check_finite=False, driver="evr")
+    return Spectrum(values, vectors, vectors.T @ moved / values[:, None], factor, order)
+
+
+def _columns(factor: Array, rank: int) -> Iterator[tuple[slice, Array]]:
+    """R (rank, M) in blocks of columns, with zeros where `factor` holds something else."""
+    for start in range(0, factor.shape[1], _COLUMNS):
+        place = slice(start, min(start + _COLUMNS, factor.shape[1]))
+        part = factor[:rank, place].copy(order="F")
+        for column in range(part.shape[1]):
+            part[start + column + 1 :, column] = 0
+        yield place, part
 
 
 def scores(found: Spectrum, squares: float, count: int, grid: Sequence[float]) -> dict[float, float]:
@@ -69,5 +85,6 @@ def solution(found: Spectrum, alpha: float) -> Array:
     """W_o (M, C) at this penalty."""
     inner = found.vectors @ (found.fitted / (found.values + alpha)[:, None])
     weights = np.empty((len(found.order), inner.shape[1]))
-    weights[found.order] = np.concatenate([found.corner.T @ inner, found.rest.T @ inner])
+    for place, part in _columns(found.factor, len(inner)):
+        weights[found.order[place]] = part.T @ inner
     return weights

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from scipy.linalg.blas import dsyrk
-from scipy.linalg.lapack import dpotrf, dpotrs, dtrtri
+from scipy.linalg.lapack import dpotrf, dpotrs, dtrcon, dtrtri
 
 from neurolora.errors import DataError, explain
 from neurolora.fly import low_rank
@@ -102,16 +102,20 @@ def solve_for(gram: Array, moments: Array, alpha: float) -> Array:
 def _solve(gram: Array, moments: Array, alpha: float, with_trace: bool) -> tuple[Array, float] | None:
     """W_o, and tr((G + alpha I)^-1) if asked for; None where Cholesky's decomposition breaks down."""
     with _room_above(gram, alpha):
+        scale = np.sqrt(np.diagonal(gram))[:, None]
         factor, failed = dpotrf(gram, lower=0, clean=0, overwrite_a=1)
-        if failed or not _is_sound(factor):
+        if failed:
             return None
-        weights, _ = dpotrs(factor, moments, lower=0)
+        _divide_columns(factor, scale)
+        if not _is_sound(factor):
+            return None
+        weights = dpotrs(factor, moments / scale, lower=0)[0] / scale
         if not np.isfinite(weights).all():
             return None
         if not with_trace:
             return weights, float("nan")
         inverse, _ = dtrtri(factor, lower=0, overwrite_c=1)
-        return weights, _upper_squares(inverse)
+        return weights, _upper_squares(inverse, scale[:, 0])
 
 
 @contextlib.contextmanager
@@ -136,15 +140,32 @@ def _mirror(gram: Array) -> None:
         gram[start:stop, stop:] = gram[stop:, start:stop].T
 
 
+def _divide_columns(factor: Array, scale: Array) -> None:
+    """R to S = R D^-1 in the upper triangle, so that S'S is G + alpha I with ones on its diagonal.
+
+    Cholesky's rounding is relative to that diagonal, entry by entry: cells of unlike scale are no loss.
+    """
+    for column, value in enumerate(scale[:, 0]):
+        factor[: column + 1, column] /= value
+
+
 def _is_sound(factor: Array) -> bool:
-    """Whether the pivots differ by less than working precision allows."""
-    pivots = np.diagonal(factor)
-    return bool(pivots.min() > np.sqrt(np.finfo(np.float64).eps) * pivots.max() * 1e-3)
+    """Whether S'S differs from a singular matrix by more than rounding: its condition is that of S, squared.
+
+    The pivots alone do not tell: of a matrix whose rank is one too low the smallest is often far above rounding.
+    """
+    reciprocal, _ = dtrcon(factor, norm="1", uplo="U")
+    return bool(reciprocal**2 > np.finfo(np.float64).eps)
 
 
-def _upper_squares(inverse: Array) -> float:
-    """tr(A^-1) = |R^-1|^2 for A = R'R, of which only the upper triangle is R^-1."""
-    return float(sum(np.square(inverse[: column + 1, column]).sum() for column in range(inverse.shape[1])))
+def _upper_squares(inverse: Array, scale: Array) -> float:
+    """tr(A^-1) = |R^-1|^2 for A = R'R and R = S D, where the upper triangle of `inverse` is S^-1 = D R^-1."""
+    return float(
+        sum(
+            np.square(inverse[: column + 1, column] / scale[: column + 1]).sum()
+            for column in range(inverse.shape[1])
+        )
+    )
 
 
 def _gcv(weights: Array, trace: float, moments: Array, squares: float, count: int, alpha: float) -> float:

@@ -66,6 +66,50 @@ def test_a_singular_matrix_is_refused_and_left_out_of_a_grid():
         solve_best(gram, moments, 5.0, 5, [0.0])
 
 
+SEEDS = range(40)
+
+
+@pytest.mark.parametrize("cells", [20, 90])
+@pytest.mark.parametrize("lack", [1, 2, 3])
+def test_a_rank_that_is_too_low_is_found_whatever_the_samples(cells, lack):
+    for seed in SEEDS:
+        gram, moments = sums(*samples(cells - lack, cells, seed=seed))
+        with pytest.raises(DataError, match="singular"):
+            solve_for(gram, moments, 0.0)
+
+
+@pytest.mark.parametrize("cells", [20, 90])
+def test_two_cells_that_are_one_are_found_wherever_they_stand(cells):
+    for seed in SEEDS:
+        code, Y = samples(3 * cells, cells, seed=seed)
+        first, second = np.random.default_rng(seed).permutation(cells)[:2]
+        code[:, first] = code[:, second]
+        with pytest.raises(DataError, match="singular"):
+            solve_for(*sums(code, Y), 0.0)
+
+
+def test_cells_of_unlike_scale_are_no_reason_to_refuse():
+    code, Y = samples(90, 30)
+    scale = 10.0 ** np.linspace(-6, 6, 30)
+    expected = np.linalg.lstsq(code, Y, rcond=None)[0]
+    found = solve_for(*sums(code * scale, Y), 0.0)
+    np.testing.assert_allclose(found * scale[:, None], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_few_samples_take_half_a_matrix_more():
+    import tracemalloc
+
+    code, Y = samples(1000, 2000)
+    gram, moments = sums(code, Y)
+    tracemalloc.start()
+    try:
+        solve_best(gram, moments, 1000.0, 1000, [1.0])
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 0.56 * gram.nbytes
+
+
 def test_penalties_follow_the_scale_of_the_sums():
     code, Y = samples(40, 8)
     small, large = sums(code, Y)[0], sums(1000 * code, Y)[0]
