@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neurolora.checks import positive
 from neurolora.errors import ConfigError, explain
-from neurolora.fly.expansion import Array, codes
+from neurolora.fly.expansion import Array, codes, refuse_overflow
 from neurolora.fly.projection import FLOATS, draw
-from neurolora.fly.readouts import READOUTS, Readout, onto_simplex
-from neurolora.fly.settings import CODING_LEVEL, FAN_IN, N_COMPONENTS, resolve_expansion
+from neurolora.fly.readouts import READOUTS, Readout, Solved, onto_simplex
+from neurolora.fly.settings import CODING_LEVEL, FAN_IN, N_COMPONENTS, Expansion, resolve_expansion
 
 
 class FlyClassifier(ClassifierMixin, BaseEstimator):
@@ -37,13 +38,18 @@ class FlyClassifier(ClassifierMixin, BaseEstimator):
     `FlyProjection`.
 
     Features far from zero mean make the same cells win for every sample: centre them first, above all for
-    the associative read-out. `fit` solves at once; after `partial_fit` the next prediction does, and may not
-    run in two threads.
+    the associative read-out.
 
-    Attributes: `classes_` sorted, `components_` W (M, d) sparse, `coef_` (C, M), `alpha_`, `gcv_scores_`
-    (penalty to score, "gcv" only), `n_samples_seen_`, `n_features_in_`, `feature_names_in_`.
-    Raises ConfigError (a ValueError) for settings, DataError (a ValueError) where G + alpha I is singular,
-    ValueError as scikit-learn does for data. Source: arXiv 2510.16877, 2502.01427.
+    Of settings that are changed after the first rows, the penalty counts at the next prediction, the rule's
+    rate and decay at the next `partial_fit`; the expansion and the read-out stay until the next `fit`.
+    `fit` solves at once; after `partial_fit` or a new penalty whoever needs `coef_` first does, a prediction
+    or a reader of these attributes, and may not run in two threads.
+
+    Attributes: `classes_` sorted, `components_` W (M, d) sparse, `coef_` (C, M), `alpha_` (ridge only),
+    `gcv_scores_` (penalty to score, "gcv" only), `n_samples_seen_`, `n_features_in_`, `feature_names_in_`.
+    Raises ConfigError (a ValueError) for settings, DataError (a ValueError) where G + alpha I is singular and
+    for a row whose codes would leave float64 (nothing of its batch is learned), ValueError as scikit-learn
+    does for data. Source: arXiv 2510.16877, 2502.01427.
     """
 
     def __init__(
@@ -76,7 +82,7 @@ class FlyClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: Any) -> FlyClassifier:
         """Forget everything, and learn X (n, d) with labels y (n,)."""
         self._learn(X, y, None, first=True)
-        self._solve()
+        self._solution()
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> FlyClassifier:
@@ -87,29 +93,56 @@ class FlyClassifier(ClassifierMixin, BaseEstimator):
         check_settings(self)
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=FLOATS, reset=first)
         check_classification_targets(y)
-        plan = resolve_expansion(self, X.shape[1])
         known = [] if first else [self.classes_]
         declared = [] if classes is None else [np.asarray(classes)]
         labels = unique_labels(*known, *declared, y)
+        plan = resolve_expansion(self, X.shape[1]) if first else self._plan
+        weights = draw(self, plan, X.shape[1]) if first else self.components_
+        refuse_overflow(X, weights)
+        # Whatever can be wrong with a batch has been said: from here on things change.
         if first:
-            self.components_ = draw(self, plan, X.shape[1])
-            self._readout: Readout = READOUTS[self.readout](plan.cells, self)
+            self.components_: sp.csr_matrix = weights
+            self._plan: Expansion = plan
+            self._readout: Readout = READOUTS[self.readout](plan.cells)
         old = np.zeros(len(labels), dtype=bool) if first else np.isin(labels, self.classes_)
         self._readout.insert(np.flatnonzero(~old))
         self.classes_: Array = labels
-        self.__dict__.pop("coef_", None)
+        self._solved: Solved | None = None
         columns = np.searchsorted(self.classes_, y)
         for place, code in codes(X, self.components_, plan.keep, plan.block):
-            self._readout.learn(code, columns[place])
+            self._readout.learn(code, columns[place], self)
         self.n_samples_seen_ = self._readout.count
         return self
 
-    def _solve(self) -> None:
-        """Make `coef_` again if something was learned since."""
-        if "coef_" not in self.__dict__:
-            self.coef_ = np.ascontiguousarray(self._readout.weights().T)
-            for name, value in self._readout.report().items():
-                setattr(self, f"{name}_", value)
+    # --- what was learned
+
+    @property
+    def coef_(self) -> Array:
+        """W_o' (C, M). Solves if something was learned, or the penalty changed, since that was done last."""
+        return self._solution().coef
+
+    @property
+    def alpha_(self) -> float:
+        """The penalty that was given or found; ridge only. Solves as `coef_` does."""
+        return float(self._told("alpha"))
+
+    @property
+    def gcv_scores_(self) -> dict[float, float]:
+        """The score of each penalty that was tried; "gcv" only. Solves as `coef_` does."""
+        return dict(self._told("gcv_scores"))
+
+    def _told(self, name: str) -> Any:
+        told = self._solution().told
+        if name not in told:
+            raise AttributeError(f"{name}_ is no part of readout={self.readout!r} with alpha={self.alpha!r}")
+        return told[name]
+
+    def _solution(self) -> Solved:
+        check_is_fitted(self, "classes_")
+        check_penalty(self)
+        if self._solved is None or self._solved.asked != self._readout.asked(self):
+            self._solved = self._readout.solve(self)
+        return self._solved
 
     # --- predicting
 
@@ -133,11 +166,10 @@ class FlyClassifier(ClassifierMixin, BaseEstimator):
     def _scores(self, X: Any) -> Array:
         check_is_fitted(self, "classes_")
         X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
-        plan = resolve_expansion(self, X.shape[1])
-        self._solve()
+        refuse_overflow(X, self.components_)
         weights = self.coef_.T
         scores = np.empty((X.shape[0], weights.shape[1]))
-        for place, code in codes(X, self.components_, plan.keep, plan.block):
+        for place, code in codes(X, self.components_, self._plan.keep, self._plan.block):
             scores[place] = self._readout.scores(code @ weights)
         return scores
 
@@ -164,19 +196,23 @@ class FlyClassifier(ClassifierMixin, BaseEstimator):
 
 
 def check_settings(one: FlyClassifier) -> None:
-    """Raises ConfigError for a read-out that there is not, or a number that cannot be."""
+    """Raises ConfigError for a setting that cannot be, whatever the data; `fan_in` may yet be too many."""
+    resolve_expansion(one, None)
     if one.readout not in READOUTS:
         do = f"Give one of {', '.join(READOUTS)}"
         raise ConfigError(explain(f"FlyClassifier(readout={one.readout!r})", "there is no such read-out", do))
-    name = "FlyClassifier"
+    check_penalty(one)
+    positive(one.learning_rate, "FlyClassifier.learning_rate")
+    if positive(one.decay, "FlyClassifier.decay", zero=True) > 1:
+        raise ConfigError(explain(f"FlyClassifier(decay={one.decay!r})", "it is above 1", "Give at most 1"))
+
+
+def check_penalty(one: FlyClassifier) -> None:
+    """Raises ConfigError for `alpha` or `alphas` that cannot be."""
     if one.alpha != "gcv":
-        positive(one.alpha, f"{name}.alpha", zero=True)
+        positive(one.alpha, "FlyClassifier.alpha", zero=True)
     if one.alphas is not None and len(one.alphas) == 0:
-        raise ConfigError(
-            explain(f"{name}(alphas=[])", "there is nothing to choose from", "Give some, or None")
-        )
+        do = "Give some, or None"
+        raise ConfigError(explain("FlyClassifier(alphas=[])", "there is nothing to choose from", do))
     for value in one.alphas if one.alphas is not None else ():
-        positive(value, f"{name}.alphas")
-    positive(one.learning_rate, f"{name}.learning_rate")
-    if positive(one.decay, f"{name}.decay", zero=True) > 1:
-        raise ConfigError(explain(f"{name}(decay={one.decay!r})", "it is above 1", "Give at most 1"))
+        positive(value, "FlyClassifier.alphas")

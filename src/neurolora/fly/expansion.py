@@ -13,7 +13,13 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from neurolora.errors import DataError, explain
+
 Array: TypeAlias = NDArray[Any]
+#: Activations above it are refused: their squares, summed over all cells and samples, must stay finite.
+LARGEST = 1e75
+#: Entries of X below it cannot come near that, whatever the fan-in: entries of W are below 10.
+_UNSUSPECTED = 1e50
 #: Rows of W that are drawn at once: what bounds the memory of the draw, and part of what a seed means.
 _DRAWN = 1024
 
@@ -69,3 +75,32 @@ def codes(X: Any, weights: sp.csr_matrix, keep: int, block: int) -> Iterator[tup
     for start in range(0, X.shape[0], block):
         place = slice(start, min(start + block, X.shape[0]))
         yield place, winners(activations(X[place], weights), keep)
+
+
+def all_codes(X: Any, weights: sp.csr_matrix, keep: int, block: int) -> sp.csr_matrix:
+    """phi(X) (n, M) whole, written into arrays of n `keep` entries: no second copy of it is ever there."""
+    n, cells = X.shape[0], weights.shape[0]
+    whole = np.int32 if n * keep <= np.iinfo(np.int32).max else np.int64  # what scipy would turn them into
+    data, places = np.empty(n * keep), np.empty(n * keep, dtype=whole)
+    starts = np.zeros(n + 1, dtype=whole)
+    end = 0
+    for place, code in codes(X, weights, keep, block):
+        begin, end = end, end + code.nnz
+        data[begin:end], places[begin:end] = code.data, code.indices
+        starts[place.start + 1 : place.stop + 1] = begin + code.indptr[1:]
+    return sp.csr_matrix((data[:end], places[:end], starts), shape=(n, cells))
+
+
+def refuse_overflow(X: Any, weights: sp.csr_matrix) -> None:
+    """Raises DataError, naming the row, where |W x| exceeds `LARGEST`. X (n, d) finite, dense or sparse."""
+    most = np.maximum(_plain(X.max(axis=1)), -_plain(X.min(axis=1)))
+    for row in np.flatnonzero(most > _UNSUSPECTED):
+        with np.errstate(over="ignore", invalid="ignore"):
+            answer = np.abs(activations(X[row : row + 1], weights)).max()
+        if not answer <= LARGEST:
+            found = f"its entries go up to {most[row]:.3g}, and sums of squares would leave float64"
+            raise DataError(explain(f"row {row} of X", found, "Scale the features, or leave the row out"))
+
+
+def _plain(column: Any) -> Array:
+    return np.asarray(column.toarray() if sp.issparse(column) else column, dtype=np.float64).ravel()

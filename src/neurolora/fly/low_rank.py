@@ -18,8 +18,7 @@ from scipy.linalg.lapack import dpstrf
 
 from neurolora.fly.expansion import Array
 
-
-_COLUMNS = 128  # of R, copied at once for a product: what BLAS reads must lie together
+_COLUMNS = 128
 
 
 class Spectrum(NamedTuple):

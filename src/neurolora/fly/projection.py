@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from neurolora.fly.expansion import codes, expansion_weights
+from neurolora.fly.expansion import all_codes, expansion_weights, refuse_overflow
 from neurolora.fly.settings import CODING_LEVEL, FAN_IN, N_COMPONENTS, Expansion, resolve_expansion
 
 #: What may come in; computed in float64.
@@ -30,10 +30,11 @@ class FlyProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     n_components: M, the Kenyon cells. fan_in: how many features a cell reads, or which fraction of them.
     coding_level: how many cells may answer, or which fraction of them. random_state: as in scikit-learn; an
-    integer gives the same W on any machine.
+    integer gives the same W on any machine. What is changed after `fit` counts at the next one.
 
     Attributes: `components_` W, a sparse matrix; `n_features_in_`; `feature_names_in_`.
-    Raises ConfigError (a ValueError) for settings that cannot be, ValueError as scikit-learn does for data.
+    Raises ConfigError (a ValueError) for settings that cannot be, DataError (a ValueError) for a row whose
+    code would leave float64, ValueError as scikit-learn does for data.
     Source: Fly-CL (arXiv 2510.16877); the Fly Model (arXiv 2502.01427).
     """
 
@@ -55,16 +56,16 @@ class FlyProjection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def fit(self, X: Any, y: Any = None) -> FlyProjection:
         """Draw W for as many features as X (n, d) has."""
         X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS)
-        self.components_ = draw(self, resolve_expansion(self, X.shape[1]), X.shape[1])
+        self._plan = resolve_expansion(self, X.shape[1])
+        self.components_ = draw(self, self._plan, X.shape[1])
         return self
 
     def transform(self, X: Any) -> sp.csr_matrix:
         """phi(X) (n, M), sparse. X (n, d), dense or sparse."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
-        plan = resolve_expansion(self, X.shape[1])
-        blocks = [code for _, code in codes(X, self.components_, plan.keep, plan.block)]
-        return sp.vstack(blocks, format="csr")
+        refuse_overflow(X, self.components_)
+        return all_codes(X, self.components_, self._plan.keep, self._plan.block)
 
     @property
     def _n_features_out(self) -> int:

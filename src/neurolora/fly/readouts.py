@@ -7,7 +7,7 @@ Room: fly. Used by `classifier.py` alone. Classes are columns in the order in wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,25 +16,37 @@ from neurolora.fly.expansion import Array
 from neurolora.fly.ridge import add_to_gram, penalties, solve_best, solve_for
 
 
-class Readout(Protocol):
-    """What the classifier needs: learn a block, give weights (M, C), add classes, be stored."""
+class Solved(NamedTuple):
+    """W_o' (C, M), what is worth telling of it, and the settings that it was made with (`asked`)."""
 
+    coef: Array
+    told: dict[str, Any]
+    asked: list[Any]
+
+
+class Readout(Protocol):
+    """What the classifier needs: learn a block, give weights, add classes, be stored.
+
+    settings: the classifier, read anew at each call, so that what is changed counts from then on.
+    """
+
+    name: str
     count: int
 
-    def learn(self, code: sp.csr_matrix, labels: Array) -> None:
+    def learn(self, code: sp.csr_matrix, labels: Array, settings: Any) -> None:
         """Take in a block: code (n, M), labels (n,) as columns."""
 
     def insert(self, columns: Array) -> None:
         """Make room for new classes, at these columns of the result."""
 
-    def weights(self) -> Array:
-        """W_o (M, C): the response is phi(x) W_o."""
+    def asked(self, settings: Any) -> list[Any]:
+        """Those settings that a solution depends on, as JSON has them."""
+
+    def solve(self, settings: Any) -> Solved:
+        """W_o (M, C), transposed: the response is phi(x) W_o."""
 
     def scores(self, response: Array) -> Array:
         """phi(x) W_o (n, C) as scores, in the order of the response."""
-
-    def report(self) -> dict[str, Any]:
-        """What is worth telling of the last `weights()`."""
 
     def arrays(self) -> dict[str, Array]:
         """The state, whole."""
@@ -46,14 +58,14 @@ class Readout(Protocol):
 class RidgeReadout:
     """Streaming ridge regression on one-hot labels (Fly-CL): G (M, M) and Q (M, C), float64, and a count."""
 
-    def __init__(self, cells: int, settings: Any) -> None:
+    name = "ridge"
+
+    def __init__(self, cells: int) -> None:
         self.gram = np.zeros((cells, cells), order="F")
         self.moments = np.zeros((cells, 0))
         self.count = 0
-        self._alpha, self._grid = settings.alpha, settings.alphas
-        self._told: dict[str, Any] = {}
 
-    def learn(self, code: sp.csr_matrix, labels: Array) -> None:
+    def learn(self, code: sp.csr_matrix, labels: Array, settings: Any) -> None:
         """G += phi' phi, Q += phi' Y."""
         add_to_gram(self.gram, code)
         self.moments += _sums_by_class(code, labels, self.moments.shape[1])
@@ -63,24 +75,28 @@ class RidgeReadout:
         """Columns of zeros in Q: G knows no classes."""
         self.moments = _with_columns(self.moments, columns)
 
-    def weights(self) -> Array:
-        """(G + alpha I)^-1 Q, with the penalty that was given or found."""
-        if self._alpha != "gcv":
-            self._told = {"alpha": float(self._alpha)}
-            return solve_for(self.gram, self.moments, float(self._alpha))
+    def asked(self, settings: Any) -> list[Any]:
+        """The penalty, or "gcv" and what it chooses from."""
+        if settings.alpha != "gcv":
+            return [float(settings.alpha), None]
+        return ["gcv", None if settings.alphas is None else [float(value) for value in settings.alphas]]
+
+    def solve(self, settings: Any) -> Solved:
+        """(G + alpha I)^-1 Q, with the penalty that was given or found; told: it, and with gcv the scores."""
+        asked = self.asked(settings)
+        alpha, given = asked
+        if alpha != "gcv":
+            weights = solve_for(self.gram, self.moments, alpha)
+            return Solved(np.ascontiguousarray(weights.T), {"alpha": alpha}, asked)
         # One-hot labels: the sum of their squares is the number of samples.
-        grid = penalties(self.gram, self._grid)
+        grid = penalties(self.gram, given)
         found = solve_best(self.gram, self.moments, float(self.count), self.count, grid)
-        self._told = {"alpha": found.alpha, "gcv_scores": found.scores}
-        return found.weights
+        told = {"alpha": found.alpha, "gcv_scores": found.scores}
+        return Solved(np.ascontiguousarray(found.weights.T), told, asked)
 
     def scores(self, response: Array) -> Array:
         """The response itself, which estimates probabilities."""
         return response
-
-    def report(self) -> dict[str, Any]:
-        """`alpha`, and with gcv its scores."""
-        return self._told
 
     def arrays(self) -> dict[str, Array]:
         """G's lower triangle, row after row, and Q."""
@@ -89,8 +105,8 @@ class RidgeReadout:
 
     def restore(self, arrays: Mapping[str, Array], count: int) -> None:
         """The two sums as they were."""
-        self.moments, self.count = _like(self.moments, arrays["Q"], "Q"), count
-        lower = _like(np.empty(len(self.gram) * (len(self.gram) + 1) // 2), arrays["G_lower"], "G_lower")
+        self.moments, self.count = same_kind(self.moments, arrays["Q"], "Q"), count
+        lower = same_kind(np.empty(len(self.gram) * (len(self.gram) + 1) // 2), arrays["G_lower"], "G_lower")
         start = 0
         for row in range(len(self.gram)):
             self.gram[row, : row + 1] = lower[start : start + row + 1]
@@ -105,31 +121,37 @@ class AssociativeReadout:
     larger weights, as in the source (Shen, Dasgupta and Navlakha, arXiv 2107.07617).
     """
 
-    def __init__(self, cells: int, settings: Any) -> None:
+    name = "associative"
+
+    def __init__(self, cells: int) -> None:
         self.synapses = np.zeros((cells, 0))
         self.count = 0
-        self._rate, self._decay = float(settings.learning_rate), float(settings.decay)
 
-    def learn(self, code: sp.csr_matrix, labels: Array) -> None:
+    def learn(self, code: sp.csr_matrix, labels: Array, settings: Any) -> None:
         """One sum for the block, or step by step where decay makes the order matter."""
+        rate, decay = float(settings.learning_rate), float(settings.decay)
         strengths = _normalised(code)
         self.count += code.shape[0]
-        if self._decay == 0:
-            self.synapses += self._rate * _sums_by_class(strengths, labels, self.synapses.shape[1])
+        if decay == 0:
+            self.synapses += rate * _sums_by_class(strengths, labels, self.synapses.shape[1])
             return
         for row, label in enumerate(labels):  # each step decays what the one before has left
             places = slice(strengths.indptr[row], strengths.indptr[row + 1])
             active = strengths.indices[places]
-            kept = (1 - self._decay) * self.synapses[active, label]
-            self.synapses[active, label] = kept + self._rate * strengths.data[places]
+            kept = (1 - decay) * self.synapses[active, label]
+            self.synapses[active, label] = kept + rate * strengths.data[places]
 
     def insert(self, columns: Array) -> None:
         """Synapses of zero."""
         self.synapses = _with_columns(self.synapses, columns)
 
-    def weights(self) -> Array:
+    def asked(self, settings: Any) -> list[Any]:
+        """Nothing: the synapses are what they are."""
+        return []
+
+    def solve(self, settings: Any) -> Solved:
         """The synapses as they are."""
-        return self.synapses.copy()
+        return Solved(self.synapses.T.copy(), {}, [])
 
     def scores(self, response: Array) -> Array:
         """Each class's share of the response; even shares where there is none."""
@@ -138,22 +160,17 @@ class AssociativeReadout:
         even = np.full_like(raised, 1 / raised.shape[1])
         return np.asarray(np.divide(raised, total, out=even, where=total > 0))
 
-    def report(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
     def arrays(self) -> dict[str, Array]:
         """The synapses."""
         return {"synapses": self.synapses}
 
     def restore(self, arrays: Mapping[str, Array], count: int) -> None:
         """The synapses as they were."""
-        self.synapses, self.count = _like(self.synapses, arrays["synapses"], "synapses"), count
+        self.synapses, self.count = same_kind(self.synapses, arrays["synapses"], "synapses"), count
 
 
 READOUTS: dict[str, type[RidgeReadout] | type[AssociativeReadout]] = {
-    "ridge": RidgeReadout,
-    "associative": AssociativeReadout,
+    kind.name: kind for kind in (RidgeReadout, AssociativeReadout)
 }
 
 
@@ -178,11 +195,13 @@ def _normalised(code: sp.csr_matrix) -> sp.csr_matrix:
     """Rows in [0, 1]: over their largest entry, negative entries zero."""
     strengths = code.maximum(0).tocsr()
     largest = strengths.max(axis=1).toarray().ravel()
-    scale = np.divide(1.0, largest, out=np.zeros_like(largest), where=largest > 0)
-    return sp.diags(scale).dot(strengths).tocsr()
+    strengths.data /= np.repeat(
+        largest, np.diff(strengths.indptr)
+    )  # no reciprocal: that of a tiny one is inf
+    return strengths
 
 
-def _like(expected: Array, found: Array, name: str) -> Array:
+def same_kind(expected: Array, found: Array, name: str) -> Array:
     """`found`, if it has the shape and dtype of `expected`. Raises ValueError."""
     if (found.shape, found.dtype) != (expected.shape, expected.dtype):
         raise ValueError(f"{name} is {found.dtype}{found.shape}, not {expected.dtype}{expected.shape}")

@@ -152,7 +152,7 @@ def _divide_columns(factor: Array, scale: Array) -> None:
 def _is_sound(factor: Array) -> bool:
     """Whether S'S differs from a singular matrix by more than rounding: its condition is that of S, squared.
 
-    The pivots alone do not tell: of a matrix whose rank is one too low the smallest is often far above rounding.
+    The pivots alone do not tell: where the rank is one too low the smallest is often far above rounding.
     """
     reciprocal, _ = dtrcon(factor, norm="1", uplo="U")
     return bool(reciprocal**2 > np.finfo(np.float64).eps)

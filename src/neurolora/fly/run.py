@@ -59,7 +59,7 @@ def train_fly(
     learner = FlyClassifier(**run.classifier)
     check_settings(learner)
     if run.start_from is not None:
-        learner = load_classifier(FlyClassifier, run.start_from / CLASSIFIER, solve=False)
+        learner = load_classifier(FlyClassifier, run.start_from / CLASSIFIER)
     backbone = Backbone(run.backbone)
     parts = {split: load_labelled(run.data, split) for split in ("train", "test")}
     labels = parts["train"][1]

@@ -5,6 +5,7 @@ Room: fly. scikit-learn wants constructors that keep what they are given, so che
 
 from __future__ import annotations
 
+import math
 import numbers
 from typing import Any, NamedTuple
 
@@ -24,8 +25,11 @@ class Expansion(NamedTuple):
     block: int
 
 
-def resolve_expansion(estimator: Any, n_features: int) -> Expansion:
-    """The estimator's settings for this many features. Raises ConfigError (a ValueError)."""
+def resolve_expansion(estimator: Any, n_features: int | None) -> Expansion:
+    """The estimator's settings for this many features. Raises ConfigError (a ValueError).
+
+    n_features None: not known yet; all is checked that can be, and `fan_in` of the result says nothing.
+    """
     name = type(estimator).__name__
     cells = whole(estimator.n_components, f"{name}.n_components", 1)
     return Expansion(
@@ -36,12 +40,14 @@ def resolve_expansion(estimator: Any, n_features: int) -> Expansion:
     )
 
 
-def _share(owner: str, name: str, value: Any, total: int, of: str) -> int:
+def _share(owner: str, name: str, value: Any, total: int | None, of: str) -> int:
     """A count, or the count that a fraction of `total` means (at least one)."""
+    most = math.inf if total is None else total
     if is_number(value):
-        if isinstance(value, numbers.Integral) and 1 <= int(value) <= total:
+        if isinstance(value, numbers.Integral) and 1 <= int(value) <= most:
             return int(value)
         if not isinstance(value, numbers.Integral) and 0 < value <= 1:
-            return max(1, round(float(value) * total))
-    do = f"Give a fraction in (0, 1] or a whole number from 1 to {total}"
-    raise ConfigError(explain(f"{owner}({name}={value!r})", f"there are {total} {of}", do))
+            return max(1, round(float(value) * (total or 1)))
+    found = f"there are {total} {of}" if total is not None else f"it is no share of the {of}"
+    do = f"Give a fraction in (0, 1] or a whole number from 1 to {total or 'their number'}"
+    raise ConfigError(explain(f"{owner}({name}={value!r})", found, do))

@@ -15,14 +15,15 @@ import scipy.sparse as sp
 from neurolora.errors import ConfigError, DataError, explain
 from neurolora.files import atomic_path
 from neurolora.fly.expansion import Array
-from neurolora.fly.readouts import READOUTS
+from neurolora.fly.readouts import READOUTS, Solved, same_kind
+from neurolora.fly.settings import Expansion, resolve_expansion
 from neurolora.version import __version__
 
 if TYPE_CHECKING:
     from neurolora.fly.classifier import FlyClassifier
 
 _KIND = "neurolora.fly.FlyClassifier"
-_W = ("W_data", "W_indices", "W_indptr")
+_W, _COEF = ("W_data", "W_indices", "W_indptr"), "coef"
 
 
 def save_classifier(one: FlyClassifier, path: Path) -> None:
@@ -34,6 +35,8 @@ def save_classifier(one: FlyClassifier, path: Path) -> None:
         **dict(zip(_W, (W.data, W.indices.astype(np.int32), W.indptr.astype(np.int64)), strict=True)),
         **one._readout.arrays(),
     }
+    if one._solved is not None:
+        arrays[_COEF] = one._solved.coef
     with atomic_path(path) as temporary:
         save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary, _facts(one))
 
@@ -45,6 +48,9 @@ def _facts(one: FlyClassifier) -> dict[str, str]:
         settings["random_state"] = None  # W itself is saved
     facts = {
         "settings": settings,
+        "plan": one._plan._asdict(),
+        "readout": one._readout.name,
+        "solved": None if one._solved is None else {"told": _told(one), "asked": one._solved.asked},
         "classes": one.classes_.tolist(),
         "class_dtype": one.classes_.dtype.str,
         "count": one.n_samples_seen_,
@@ -60,6 +66,12 @@ def _facts(one: FlyClassifier) -> dict[str, str]:
     return {"kind": _KIND, "neurolora_version": __version__, "facts": text}
 
 
+def _told(one: FlyClassifier) -> dict[str, Any]:
+    """Of a solution; JSON's keys are strings, so scores are pairs."""
+    told = one._solved.told if one._solved is not None else {}
+    return {name: list(value.items()) if isinstance(value, dict) else value for name, value in told.items()}
+
+
 def _plain(value: Any) -> Any:
     """numpy's numbers and arrays for JSON."""
     if isinstance(value, np.generic | np.ndarray):
@@ -67,19 +79,16 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be saved")
 
 
-def load_classifier(cls: type[FlyClassifier], path: Path, *, solve: bool = True) -> FlyClassifier:
+def load_classifier(cls: type[FlyClassifier], path: Path) -> FlyClassifier:
     """Raises DataError for a file that is missing, damaged or of another kind.
 
-    solve: at once; off for one that goes on learning, whose solution would be thrown away.
+    Nothing is solved here: the file has the solution, or there was none yet.
     """
     asked = f"loading {path}"
     arrays, facts = _read(path, asked)
     try:
-        one = _restored(cls, arrays, facts)
-        if solve:
-            one._solve()
-        return one
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+        return _restored(cls, arrays, facts)
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise DataError(explain(asked, f"it does not fit together ({error})", "Save it again")) from error
 
 
@@ -106,7 +115,28 @@ def _restored(cls: type[FlyClassifier], arrays: dict[str, Array], facts: dict[st
     one.n_features_in_, one.n_samples_seen_ = width, int(facts["count"])
     if facts["feature_names_in"] is not None:
         one.feature_names_in_ = np.array(facts["feature_names_in"], dtype=object)
-    one._readout = READOUTS[one.readout](len(starts) - 1, one)
+    one._plan = _plan(one, facts)
+    one._readout = READOUTS[facts.get("readout", one.readout)](one._plan.cells)
     one._readout.insert(np.arange(len(one.classes_)))
     one._readout.restore(arrays, one.n_samples_seen_)
+    one._solved = _solution(one, arrays, facts)
     return one
+
+
+def _plan(one: FlyClassifier, facts: dict[str, Any]) -> Expansion:
+    """What the expansion was when it was drawn; files of earlier versions have the settings alone."""
+    cells, width = one.components_.shape
+    plan = Expansion(**facts["plan"]) if "plan" in facts else resolve_expansion(one, width)
+    if plan.cells != cells or not (1 <= plan.keep <= cells and plan.block >= 1):
+        raise ValueError(f"W has {cells} rows, and the expansion is {plan}")
+    return plan
+
+
+def _solution(one: FlyClassifier, arrays: dict[str, Array], facts: dict[str, Any]) -> Solved | None:
+    """The solution that the file has. Raises ValueError where it has another shape than W and the classes."""
+    kept = facts.get("solved")
+    if kept is None:
+        return None
+    expected = np.empty((len(one.classes_), one._plan.cells))
+    told = {name: dict(value) if isinstance(value, list) else value for name, value in kept["told"].items()}
+    return Solved(same_kind(expected, arrays[_COEF], _COEF), told, list(kept["asked"]))

@@ -150,6 +150,20 @@ def test_the_projection_is_sparse_names_its_features_and_keeps_its_level(digits)
     assert one.get_feature_names_out()[[0, -1]].tolist() == ["flyprojection0", "flyprojection499"]
 
 
+def test_a_code_takes_its_own_memory_and_no_second_time_as_much(digits):
+    import tracemalloc
+
+    X = np.tile(digits[0], (5, 1))
+    one = FlyProjection(n_components=400, block_size=64).fit(X)
+    tracemalloc.start()
+    try:
+        code = one.transform(X)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 1.3 * (code.data.nbytes + code.indices.nbytes)
+
+
 def test_joblib_and_going_on_afterwards(digits, tmp_path):
     X, y, test, _ = digits
     whole = FlyClassifier(**SMALL).fit(X, y)
@@ -157,6 +171,79 @@ def test_joblib_and_going_on_afterwards(digits, tmp_path):
     joblib.dump(half, tmp_path / "half.joblib")
     again = joblib.load(tmp_path / "half.joblib").partial_fit(X[600:], y[600:])
     np.testing.assert_array_equal(again.predict(test), whole.predict(test))
+
+
+# --- settings that are changed afterwards
+
+
+def test_a_new_penalty_counts_at_once(digits):
+    X, y, test, _ = digits
+    one = FlyClassifier(**SMALL, alpha=1.0).fit(X, y).set_params(alpha=100)
+    expected = FlyClassifier(**SMALL, alpha=100).fit(X, y)
+    assert one.alpha_ == 100.0
+    np.testing.assert_array_equal(one.decision_function(test), expected.decision_function(test))
+    one.set_params(alpha="gcv", alphas=[3.0, 5.0]).partial_fit(X[:9], y[:9])
+    assert sorted(one.gcv_scores_) == [3.0, 5.0]
+    assert sorted(one.set_params(alphas=np.array([5.0])).gcv_scores_) == [5.0]
+    with pytest.raises(ConfigError, match="alpha: it is -1"):
+        one.set_params(alpha=-1).predict(test)
+
+
+def test_a_penalty_that_was_too_small_is_mended_without_learning_again(digits):
+    X, y, _, _ = digits
+    one = FlyClassifier(**SMALL, alpha=0).partial_fit(X[:9], y[:9])
+    with pytest.raises(DataError, match="singular"):
+        one.predict(X)
+    assert one.set_params(alpha=1.0).score(X[:9], y[:9]) == 1.0
+
+
+def test_an_expansion_is_what_it_was_until_the_next_fit(digits, tmp_path):
+    X, y, test, _ = digits
+    for one in (clone(RIDGE), clone(ASSOCIATIVE)):
+        before = one.fit(X, y).decision_function(test)
+        one.set_params(n_components=90, fan_in=3, coding_level=7, readout="ridge")
+        np.testing.assert_array_equal(one.decision_function(test), before)
+        one.save(tmp_path / "changed")
+        again = FlyClassifier.load(tmp_path / "changed")
+        assert again.get_params() == one.get_params()
+        np.testing.assert_array_equal(again.decision_function(test), before)
+        assert one.partial_fit(X, y).coef_.shape == (10, 60)
+        assert one.fit(X, y).coef_.shape == (10, 90)
+    projection = FlyProjection(**SMALL).fit(X)
+    before = projection.transform(X)
+    assert (projection.set_params(n_components=90, coding_level=1).transform(X) != before).nnz == 0
+
+
+def test_what_was_learned_last_is_what_the_attributes_tell(digits):
+    X, y, _, _ = digits
+    one = clone(RIDGE).fit(X[:600], y[:600])
+    alpha, scores = one.alpha_, one.gcv_scores_
+    one.partial_fit(X[600:], y[600:])
+    whole = clone(RIDGE).fit(X, y)
+    assert (one.alpha_, one.gcv_scores_) != (alpha, scores)
+    assert one.alpha_ == pytest.approx(whole.alpha_)
+    np.testing.assert_allclose(one.coef_, whole.coef_, rtol=1e-6, atol=1e-9)
+
+
+def test_attributes_are_there_where_they_mean_something(digits):
+    X, y, _, _ = digits
+    names = ("coef_", "alpha_", "gcv_scores_")
+    cases = {
+        RIDGE: (True, True, True),
+        FlyClassifier(**SMALL, alpha=1.0): (True, True, False),
+        ASSOCIATIVE: (True, False, False),
+    }
+    for one, there in cases.items():
+        assert not any(hasattr(one, name) for name in names)
+        assert tuple(hasattr(clone(one).fit(X, y), name) for name in names) == there
+
+
+def test_rate_and_decay_count_from_the_next_rows(digits):
+    X, y, _, _ = digits
+    one = clone(ASSOCIATIVE).fit(X, y)
+    before = one.coef_
+    one.set_params(learning_rate=1.0).partial_fit(X, y)
+    np.testing.assert_allclose(one.coef_, 101 * before, rtol=1e-9)
 
 
 # --- bad input
@@ -219,6 +306,39 @@ def test_a_bad_batch_changes_nothing(digits):
     assert one.n_samples_seen_ == 1200
     with pytest.raises(ValueError, match="64 features"):
         one.predict(test[:, :63])
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix])
+@pytest.mark.parametrize("huge", [1e80, 1e200, -1e308])
+@pytest.mark.parametrize("one", [RIDGE, ASSOCIATIVE])
+def test_a_row_whose_squares_leave_float64_is_named_and_changes_nothing(digits, one, kind, huge):
+    X, y, test, _ = digits
+    one = clone(one).set_params(block_size=2).fit(kind(X), y)
+    before, bad = one.decision_function(test), X[:7].copy()
+    bad[5, 11] = huge
+    for call in (one.partial_fit, clone(one).fit, clone(one).partial_fit):
+        with pytest.raises(DataError, match="row 5 of X: its entries go up to"):
+            call(kind(bad), y[:7])
+    with pytest.raises(DataError, match="row 5 of X"):
+        one.predict(kind(bad))
+    with pytest.raises(DataError, match="row 5 of X"):
+        FlyProjection(**SMALL).fit(X).transform(kind(bad))
+    assert one.n_samples_seen_ == 1200
+    np.testing.assert_array_equal(one.decision_function(test), before)
+
+
+def test_a_row_that_is_large_but_fits_is_learned(digits):
+    X, y, test, _ = digits
+    large = X[:1] * 1e70
+    one = clone(RIDGE).fit(X, y).partial_fit(large, y[:1])
+    assert one.predict(large) == y[0]
+    assert np.isfinite(one.decision_function(test)).all()
+
+
+def test_features_as_small_as_float64_has_them_are_learned(digits):
+    X, y, test, _ = digits
+    one = clone(ASSOCIATIVE).fit(X, y).partial_fit(X[:5] * 1e-315, y[:5])
+    assert np.isfinite(one.predict_proba(test)).all()
 
 
 def test_labels_of_mixed_kinds_are_refused():
