@@ -5,6 +5,7 @@ Room: fly. Loads a model by folder or hub name and runs it; writes nothing. `fea
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from neurolora.errors import ConfigError, DataError, explain
 from neurolora.fly.expansion import Array
+from neurolora.fly.tokens import text_reader
 from neurolora.provenance import fingerprint_file, fingerprint_json
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ class BackboneSettings:
     """Which encoder, and how it is read. Raises ConfigError for a kind or pooling that there is not.
 
     name: a folder or a hub name. kind: "text" or "image". pooling: a key of `POOLINGS`, None = mean for
-    texts, cls for images. max_length: tokens of a text; longer ones are cut.
+    texts, cls for images. max_length: tokens of a text; longer ones, and those beyond the model's window, are
+    cut.
     """
 
     name: str
@@ -66,7 +69,7 @@ class Backbone:
 
     def __init__(self, settings: BackboneSettings) -> None:
         self.settings = settings
-        self._run: Callable[[Sequence[Any]], Array] | None = None
+        self._run: Callable[[Sequence[Any], Sequence[str]], Array] | None = None
         self._identity: str | None = None
 
     def identity(self) -> str:
@@ -75,18 +78,22 @@ class Backbone:
             self._identity = fingerprint_json([_files_of(self.settings.name), self.settings.meaning()])
         return self._identity
 
-    def __call__(self, items: Sequence[Any]) -> Array:
-        """Features (n, d), float32, in the order of the items: texts, or paths of images."""
+    def __call__(self, items: Sequence[Any], places: Sequence[int] | None = None) -> Array:
+        """Features (n, d), float32, in the order of the items: texts, or paths of images.
+
+        places: where the items stand among all, for errors. Raises ConfigError for a backbone that cannot be
+        loaded, DataError for an item that cannot be read or whose features are not finite.
+        """
         if self._run is None:
             _require_folder(self.settings.name)
             self._run = _load(self.settings)
-        found = self._run(items)
+        called = [f"item {place}" for place in (range(len(items)) if places is None else places)]
+        found = self._run(items, called)
         if not np.isfinite(found).all():
             row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
             asked = f"features of {self.settings.name}"
-            raise DataError(
-                explain(asked, f"item {row} gives NaN or infinity", "Use another backbone or item")
-            )
+            told = f"{called[row]} gives NaN or infinity"
+            raise DataError(explain(asked, told, "Use another backbone or item"))
         return found
 
 
@@ -120,17 +127,23 @@ def _from_pretrained(what: str, name: str) -> Any:
         raise ConfigError(explain(f"loading the backbone {name} ({what})", reason, do)) from error
 
 
-def _load(settings: BackboneSettings) -> Callable[[Sequence[Any]], Array]:
+def _load(settings: BackboneSettings) -> Callable[[Sequence[Any], Sequence[str]], Array]:
     import torch
 
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = _tower(_from_pretrained("AutoModel", settings.name), settings.kind).eval().to(device)
-    prepare = _texts(settings) if settings.kind == "text" else _images(settings)
+    if settings.kind == "text":
+        tokenizer = _from_pretrained("AutoTokenizer", settings.name)
+        prepare: Any = text_reader(tokenizer, model, settings.max_length, settings.name)
+    else:
+        prepare = _images(settings)
+    masked = "attention_mask" in inspect.signature(model.forward).parameters
 
-    def run(items: Sequence[Any]) -> Array:
+    def run(items: Sequence[Any], called: Sequence[str]) -> Array:
         with torch.inference_mode():
-            inputs = {name: value.to(device) for name, value in prepare(items).items()}
-            return _pooled(model(**inputs), inputs.get("attention_mask"), settings).float().cpu().numpy()
+            inputs = {name: value.to(device) for name, value in prepare(items, called).items()}
+            mask = inputs.get("attention_mask") if masked else inputs.pop("attention_mask", None)
+            return _pooled(model(**inputs), mask, settings).float().cpu().numpy()
 
     return run
 
@@ -142,17 +155,9 @@ def _tower(model: Any, kind: str) -> Any:
     return getattr(model, "vision_model" if kind == "image" else "text_model", model)
 
 
-def _texts(settings: BackboneSettings) -> Callable[[Sequence[str]], Any]:
-    tokenizer = _from_pretrained("AutoTokenizer", settings.name)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    options = {"padding": True, "truncation": True, "max_length": settings.max_length, "return_tensors": "pt"}
-    return lambda items: tokenizer(list(items), **options)
-
-
-def _images(settings: BackboneSettings) -> Callable[[Sequence[Path]], Any]:
+def _images(settings: BackboneSettings) -> Callable[[Sequence[Path], Sequence[str]], Any]:
     processor = _from_pretrained("AutoImageProcessor", settings.name)
-    return lambda items: processor(images=[_open(path) for path in items], return_tensors="pt")
+    return lambda items, called: processor(images=[_open(path) for path in items], return_tensors="pt")
 
 
 def _open(path: Path) -> Any:

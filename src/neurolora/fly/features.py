@@ -40,8 +40,9 @@ def extract_features(
     """The backbone's features (n, d), float32, of texts or paths of images, in their order.
 
     cache: a folder for what was computed; None: nothing is read or written. progress: called with the items
-    done and all of them. Raises DataError for no items, an unreadable image or features that are not finite,
-    ConfigError for a backbone that cannot be loaded, OutputError if the cache cannot be written.
+    done and all of them. Raises DataError for no items, for a text without tokens and for features that are
+    not finite (both with the item's place among all, from 0), and for an unreadable image; ConfigError for a
+    backbone that cannot be loaded, OutputError if the cache cannot be written.
     """
     if not items:
         raise DataError(explain("computing features", "there are no items", "Give at least one"))
@@ -50,7 +51,7 @@ def extract_features(
     for start in range(0, len(items), CHUNK):
         part = items[start : start + CHUNK]
         path = cache / f"{_key(identity, part)}.safetensors" if cache is not None else None
-        parts.append(_cached(backbone, part, path))
+        parts.append(_cached(backbone, part, path, start))
         progress(min(start + CHUNK, len(items)), len(items))
     return np.concatenate(parts)
 
@@ -60,7 +61,7 @@ def _key(identity: str, items: Sequence[Any]) -> str:
     return fingerprint_json([identity, told])
 
 
-def _cached(backbone: Backbone, items: Sequence[Any], path: Path | None) -> Array:
+def _cached(backbone: Backbone, items: Sequence[Any], path: Path | None, start: int) -> Array:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file, save_file
 
@@ -69,19 +70,22 @@ def _cached(backbone: Backbone, items: Sequence[Any], path: Path | None) -> Arra
             return np.asarray(load_file(path)[_NAME])
         except (SafetensorError, OSError, KeyError):
             path.unlink()  # damaged: made again
-    found = _computed(backbone, items)
+    found = _computed(backbone, items, start)
     if path is not None:
         with atomic_path(path) as temporary:
             save_file({_NAME: found}, temporary)
     return found
 
 
-def _computed(backbone: Backbone, items: Sequence[Any]) -> Array:
-    """Batches of texts of like length, so that little is padding; the order of the items is kept."""
+def _computed(backbone: Backbone, items: Sequence[Any], start: int) -> Array:
+    """Batches of texts of like length, so that little is padding; the order of the items is kept.
+
+    start: the place of the first item among all, for errors.
+    """
     size = backbone.settings.batch_size
     order = np.argsort([len(item) if isinstance(item, str) else 0 for item in items], kind="stable")
-    batches = [order[start : start + size] for start in range(0, len(items), size)]
-    found = [backbone([items[place] for place in batch]) for batch in batches]
+    batches = [order[begin : begin + size] for begin in range(0, len(items), size)]
+    found = [backbone([items[place] for place in batch], (start + batch).tolist()) for batch in batches]
     features = np.empty((len(items), found[0].shape[1]), dtype=np.float32)
     features[order] = np.concatenate(found)
     return features
