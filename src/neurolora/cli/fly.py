@@ -5,8 +5,9 @@ Room: cli. It reads options and prints; the work is done in `neurolora.fly`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from neurolora.errors import ConfigError, explain
 if TYPE_CHECKING:
     from neurolora.fly.backbone import BackboneSettings
     from neurolora.fly.data import LabelledSource
+    from neurolora.fly.folder import RunFacts
     from neurolora.fly.stream import StreamResult
 
 Data = Annotated[
@@ -54,11 +56,15 @@ ClassSeed = Annotated[
     int | None, typer.Option("--class-seed", help="Shuffles the classes. [default: by name]")
 ]
 Cells = Annotated[int, typer.Option("--n-components", help="Kenyon cells; memory grows with their square.")]
-FanIn = Annotated[float, typer.Option("--fan-in", help="Share of the features that a cell reads.")]
-Level = Annotated[float, typer.Option("--coding-level", help="Share of the cells that win.")]
+FanIn = Annotated[
+    str, typer.Option("--fan-in", help="Features that a cell reads: a count (12) or a share (0.39).")
+]
+Level = Annotated[str, typer.Option("--coding-level", help="Cells that win: a count (500) or a share (0.3).")]
 ReadoutName = Annotated[str, typer.Option("--readout", help="ridge (Fly-CL) or associative (Fly Model).")]
 Alpha = Annotated[str, typer.Option("--alpha", help="The ridge penalty, or gcv to choose it.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of the random expansion.")]
+Seed = Annotated[
+    int, typer.Option("--seed", help="Of the expansion, and of what --limit and --test-fraction draw.")
+]
 StartFrom = Annotated[
     Path | None,
     typer.Option("--start-from", metavar="RUN", help="Go on learning from an earlier run's folder."),
@@ -73,8 +79,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fly train` has written.")]
 
 
-#: What an earlier run has decided for those that go on from it: the encoder's features and the classifier.
-DECIDED = ("pooling", "max_length", "n_components", "fan_in", "coding_level", "readout", "alpha")
+#: What an earlier run has decided for those that go on from it: the encoder's features, the classifier, and
+#: the seed: with another one rows that were learned from would be drawn as test rows.
+DECIDED = ("pooling", "max_length", "n_components", "fan_in", "coding_level", "readout", "alpha", "seed")
 
 
 def train_command(
@@ -93,8 +100,8 @@ def train_command(
     classes_per_step: PerStep = None,
     class_seed: ClassSeed = None,
     n_components: Cells = 10_000,
-    fan_in: FanIn = 0.39,
-    coding_level: Level = 0.3,
+    fan_in: FanIn = "0.39",
+    coding_level: Level = "0.3",
     readout: ReadoutName = "ridge",
     alpha: Alpha = "gcv",
     seed: Seed = 0,
@@ -107,22 +114,24 @@ def train_command(
     """Learn classes step by step on a frozen encoder's features, and score all seen classes after each.
 
     Nothing of earlier steps is stored or forgotten: the classifier keeps sums. New classes may come at any
-    time, also later: --start-from. Features are computed once and kept on disk.
+    time, also later: --start-from, which scores the earlier runs' test rows too. Features are computed once
+    and kept on disk.
 
     Example: `neurolora fly train --backbone sentence-transformers/all-MiniLM-L6-v2 --data ag_news
     --column sentence=text --classes-per-step 1 -o runs/fly`.
     """
     from neurolora.fly.run import FlyRun, train_fly
 
-    if start_from is not None:
-        _refuse_decided(context)
-    kind = _kind(images, start_from)
+    earlier = _earlier(context, start_from)
+    kind = _kind(images, start_from, earlier)
+    own_seed = seed if earlier is None else earlier.data.seed
     settings = {"kind": kind, "pooling": pooling, "max_length": max_length, "batch_size": batch_size}
     run = FlyRun(
-        data=_source(data, kind, column, limit=limit, seed=seed, test_fraction=test_fraction),
-        backbone=_backbone(backbone, start_from, settings | {"device": device}),
+        data=_source(data, kind, column, limit=limit, seed=own_seed, test_fraction=test_fraction),
+        backbone=_backbone(backbone, earlier, settings | {"device": device}),
         classifier={
-            "n_components": n_components, "fan_in": fan_in, "coding_level": coding_level, "readout": readout,
+            "n_components": n_components, "fan_in": _share("--fan-in", fan_in),
+            "coding_level": _share("--coding-level", coding_level), "readout": readout,
             "alpha": _alpha(alpha), "random_state": seed,
         },
         classes_per_step=classes_per_step,
@@ -135,9 +144,10 @@ def train_command(
     if as_json:
         print_json({"output": str(output), **found.to_dict()})
         return
-    results().print(_stream_table(found))
-    told = f"average over steps {100 * found.average:.1f}%, last {100 * found.last:.1f}%"
-    results().print(f"{told}\nfolder  {output}", markup=False)
+    stream = found.stream
+    results().print(_stream_table(stream))
+    told = f"average over steps {100 * stream.average:.1f}%, last {100 * stream.last:.1f}%"
+    results().print(f"{told}{_not_scored(stream)}{_not_there(found.missing)}\nfolder  {output}", markup=False)
 
 
 def eval_command(
@@ -151,13 +161,14 @@ def eval_command(
     no_cache: NoCache = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a run's classifier on a split of its own data, or of other data with the same classes."""
-    from neurolora.fly.run import evaluate_fly, read_run
+    """Score a run on a split of its own data and of the runs that it goes on from, or of other data."""
+    from neurolora.fly.folder import read_run
+    from neurolora.fly.run import evaluate_fly
 
     if data is None and (column or limit):
         do = "Give --data too, or leave them out"
         raise ConfigError(explain("fly eval --column or --limit", "they say how other data are read", do))
-    kind = read_run(run)[0]["kind"] if data else "text"
+    kind = read_run(run).backbone.kind if data else "text"
     source = _source(data, kind, column, limit=limit) if data else None
     cache = _cache(cache_dir, no_cache)
     with _bars() as progress:
@@ -170,7 +181,7 @@ def eval_command(
     rows = [(name, 100 * share) for name, share in found.classes.items()]
     results().print(plain_table(f"{run} on {split}, in percent", ("class", "right"), rows))
     told = f"accuracy {100 * found.accuracy:.1f} ± {100 * found.stderr:.1f}% of {found.rows} rows"
-    results().print(told, markup=False)
+    results().print(told + _not_there(found.missing), markup=False)
 
 
 #: What stands behind `neurolora fly`.
@@ -189,39 +200,41 @@ def _source(data: str, kind: str, column: list[str] | None, **options: Any) -> L
     return LabelledSource(data, kind=kind, columns=columns, **options)
 
 
-def _backbone(name: str | None, start_from: Path | None, settings: dict[str, Any]) -> BackboneSettings:
+def _backbone(name: str | None, earlier: RunFacts | None, settings: dict[str, Any]) -> BackboneSettings:
     """The encoder that was named; where a run is gone on with, the one of that run."""
     from neurolora.fly.backbone import BackboneSettings
-    from neurolora.fly.run import read_run
 
-    if start_from is None:
+    if earlier is None:
         if name is None:
             do = "Give --backbone FOLDER_OR_NAME, or --start-from RUN"
             raise ConfigError(explain("fly train", "no backbone is named", do))
         return BackboneSettings(name, **settings)
-    own = BackboneSettings(**read_run(start_from)[0] | {"device": settings["device"]})
+    own = earlier.backbone
     if name is not None and name != own.name:
         found = f"the run was made with {own.name}"
         raise ConfigError(explain(f"fly train --backbone {name} --start-from", found, "Leave --backbone out"))
-    return own
+    return replace(own, device=settings["device"])
 
 
-def _refuse_decided(context: typer.Context) -> None:
-    """Raises ConfigError for a flag that an earlier run has decided on."""
+def _earlier(context: typer.Context, start_from: Path | None) -> RunFacts | None:
+    """The run that is gone on with. Raises ConfigError for a flag that it has decided on."""
+    from neurolora.fly.folder import read_run
+
+    if start_from is None:
+        return None
     given = [name for name in DECIDED if _is_given(context, name)]
     if given:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         found = "the run that it goes on from has decided that"
         raise ConfigError(explain(f"fly train --start-from with {flags}", found, f"Leave out {flags}"))
+    return read_run(start_from)
 
 
-def _kind(images: bool, start_from: Path | None) -> str:
+def _kind(images: bool, start_from: Path | None, earlier: RunFacts | None) -> str:
     """What the items are; for those who go on, what they were. Raises ConfigError where the two differ."""
-    from neurolora.fly.run import read_run
-
-    if start_from is None:
+    if earlier is None:
         return "image" if images else "text"
-    own = str(read_run(start_from)[0]["kind"])
+    own = earlier.backbone.kind
     if images and own != "image":
         do = "Leave --images out, or start anew with an encoder of images"
         raise ConfigError(explain("fly train --images --start-from", f"{start_from} learned {own}s", do))
@@ -238,6 +251,17 @@ def _alpha(given: str) -> float | str:
         return float(given)
     except ValueError:
         return given
+
+
+def _share(flag: str, given: str) -> int | float:
+    """A count where it is written as one, else a fraction: 1 is one, 1.0 is all. Raises ConfigError."""
+    for kind in (int, float):
+        try:
+            return kind(given)
+        except ValueError:
+            continue
+    do = "Give a count such as 12, or a share such as 0.39"
+    raise ConfigError(explain(f"{flag} {given}", "it is no number", do))
 
 
 def _cache(folder: Path | None, no_cache: bool) -> Path | None:
@@ -263,11 +287,30 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
 def _stream_table(found: StreamResult) -> Any:
     from neurolora.cli.tables import plain_table
 
-    rows = []
-    for step, (classes, accuracy, seconds) in enumerate(
-        zip(found.classes, found.accuracy, found.seconds, strict=True), start=1
+    before = found.earlier or (None,) * (len(found.classes) + 1)
+    rows: list[tuple[Any, ...]] = []
+    if found.earlier:
+        rows.append(
+            (0, f"(earlier: {_some(found.known)})", 100 * found.earlier[0], 100 * found.earlier[0], None)
+        )
+    for step, (classes, accuracy, earlier, seconds) in enumerate(
+        zip(found.classes, found.accuracy, before[1:], found.seconds, strict=True), start=1
     ):
-        names = ", ".join(map(str, classes[:4])) + (", ..." if len(classes) > 4 else "")
-        rows.append((step, names, 100 * accuracy, seconds))
-    columns = ("step", "new classes", "right of all seen, %", "learned in, s")
+        rows.append((step, _some(classes), 100 * accuracy, earlier and 100 * earlier, seconds))
+    seen = "seen with test rows" if found.untested else "all seen"
+    columns = ("step", "new classes", f"right of {seen}, %", "of the earlier, %", "learned in, s")
     return plain_table("Class-incremental stream", columns, rows)
+
+
+def _some(classes: Sequence[Any]) -> str:
+    return ", ".join(map(str, classes[:4])) + (", ..." if len(classes) > 4 else "")
+
+
+def _not_scored(found: StreamResult) -> str:
+    """A line about classes that were learned before and that nothing tells the accuracy of, or nothing."""
+    return f"\nnot scored, for want of test rows: {_some(found.untested)}" if found.untested else ""
+
+
+def _not_there(missing: Sequence[str]) -> str:
+    """A line for each of the earlier runs' data that are gone."""
+    return "".join(f"\ndata of an earlier run are not there: {one}" for one in missing)

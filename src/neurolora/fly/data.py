@@ -5,14 +5,14 @@ Room: fly. Reads files (texts also from the hub); computes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from neurolora.errors import DataError, explain
+from neurolora.errors import ConfigError, DataError, explain
 from neurolora.fly.expansion import Array
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -39,6 +39,36 @@ def load_labelled(source: LabelledSource, split: str) -> tuple[list[Any], Array]
     """The items (texts, or paths) of a split and their classes' names (n,). Raises DataError, ConfigError."""
     items, labels = _texts(source, split) if source.kind == "text" else _images(source, split)
     return items, np.array(labels)
+
+
+class Gathered(NamedTuple):
+    """A split of several sources: items and classes of each that is there, and what is not there."""
+
+    parts: list[tuple[list[Any], Array]]
+    missing: tuple[str, ...]
+
+
+def load_several(sources: Sequence[LabelledSource], split: str) -> Gathered:
+    """The split of each source; an item of the same class that an earlier one of them has is left out.
+
+    missing: for each source but the first that cannot be read, its name and why. Raises DataError and
+    ConfigError for the first.
+    """
+    parts, missing, there = [], [], set[tuple[Any, str]]()
+    for place, source in enumerate(sources):
+        try:
+            items, labels = load_labelled(source, split)
+        except (DataError, ConfigError) as error:
+            if place == 0:
+                raise
+            missing.append(f"{source.name} ({error})")
+            continue
+        pairs = list(zip(items, labels.tolist(), strict=True))
+        new = [row for row, pair in enumerate(pairs) if pair not in there]
+        there.update(pairs)
+        if new:
+            parts.append(([items[row] for row in new], labels[new]))
+    return Gathered(parts, tuple(missing))
 
 
 def _texts(source: LabelledSource, split: str) -> tuple[list[str], list[str]]:

@@ -1,6 +1,8 @@
 """`neurolora fly` from words to folder and back, on tiny encoders of texts and of images."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,30 +52,125 @@ def test_all_classes_at_once_end_where_a_stream_ends(words, tmp_path, capsys):
     np.testing.assert_allclose(stream.coef_, joint.coef_, rtol=1e-5, atol=1e-6)
 
 
-def test_a_later_run_adds_classes(words, texts, tmp_path, capsys):
-    for part, kept in (("ab", "ab"), ("cd", "cd")):
-        folder = tmp_path / part
+@pytest.fixture
+def part(texts, tmp_path):
+    """Makes a folder with the rows of some of six classes: half of a's and b's rows are e's and f's."""
+
+    def make(kept):
+        folder = tmp_path / kept
         folder.mkdir()
         for split in ("train", "test"):
             rows = json.loads((texts / f"{split}.json").read_text())
+            for row in rows[::8] + rows[1::8]:
+                row["label"] = {"a": "e", "b": "f"}[row["label"]]
             (folder / f"{split}.json").write_text(json.dumps([row for row in rows if row["label"] in kept]))
-    place = words.index("--data") + 1
-    words[place] = str(tmp_path / "ab")
+        return str(folder)
+
+    return make
+
+
+def going_on(data, start, output, tmp_path):
+    command = ["fly", "train", "--data", data, "--start-from", str(tmp_path / start)]
+    return [*command, "--cache-dir", str(tmp_path / "cache"), "-o", str(tmp_path / output)]
+
+
+def test_a_later_run_adds_classes(words, texts, part, tmp_path, capsys):
+    words[words.index("--data") + 1] = part("ab")
     assert main(words) == 0
-    more = ["fly", "train", "--data", str(tmp_path / "cd"), "--start-from", str(tmp_path / "run")]
-    more += ["--cache-dir", str(tmp_path / "cache"), "-o", str(tmp_path / "both")]
+    more = going_on(part("cd"), "run", "both", tmp_path)
     assert main(more) == 0
     learner = FlyClassifier.load(tmp_path / "both" / "fly.safetensors")
     assert learner.classes_.tolist() == list("abcd")
-    assert learner.n_samples_seen_ == 160
+    assert learner.n_samples_seen_ == 120
     assert main([*more[:-1], str(tmp_path / "other"), "--backbone", "another"]) == 2
     assert "Leave --backbone out" in capsys.readouterr().err
-    assert main([*more[:-1], str(tmp_path / "other"), "--alpha", "1", "--pooling", "cls"]) == 2
-    assert "Leave out --pooling, --alpha" in capsys.readouterr().err
+    assert main([*more[:-1], str(tmp_path / "other"), "--alpha", "1", "--pooling", "cls", "--seed", "1"]) == 2
+    assert "Leave out --pooling, --alpha, --seed" in capsys.readouterr().err
     assert main([*more[:-1], str(tmp_path / "other"), "--images"]) == 2
     assert "learned texts" in capsys.readouterr().err
     assert main(["fly", "eval", str(tmp_path / "run"), "--data", str(texts)]) == 3
     assert "the class 'c', and it knows a, b" in capsys.readouterr().err
+
+
+def test_who_goes_on_is_scored_on_all_that_was_seen_through_any_chain_of_runs(words, part, tmp_path, capsys):
+    def told(command):
+        assert main([*command, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    words[words.index("--data") + 1] = part("abcdef")
+    whole = told([*words, "--classes-per-step", "2"])
+    words[words.index("--data") + 1], words[-1] = part("ab"), str(tmp_path / "first")
+    start = told(words)
+    assert (start["known"], start["earlier"]) == ([], [])
+    middle = told(going_on(part("cd"), "first", "second", tmp_path))
+    end = told(going_on(part("ef"), "second", "third", tmp_path))
+    assert [*start["accuracy"], *middle["accuracy"], *end["accuracy"]] == pytest.approx(whole["accuracy"])
+    assert end["known"] == ["a", "b", "c", "d"]
+    assert middle["earlier"][0] == pytest.approx(start["last"])
+    assert end["earlier"][0] == pytest.approx(middle["last"])
+    assert end["earlier"][1] < end["earlier"][0]  # the new classes take some of the old ones' rows
+    facts = json.loads((tmp_path / "third" / "fly.json").read_text())
+    assert [source["name"] for source in facts["earlier"]] == [str(tmp_path / "ab"), str(tmp_path / "cd")]
+    assert facts["rows"] == {"train": 40, "test": 80}
+    score = told(["fly", "eval", str(tmp_path / "third"), "--cache-dir", str(tmp_path / "cache")])
+    assert (score["accuracy"], score["rows"]) == (pytest.approx(whole["last"]), 80)
+
+
+def test_who_learns_the_same_data_again_is_not_tested_on_them_twice(words, texts, tmp_path, capsys):
+    assert main(words) == 0
+    assert main([*going_on(str(texts), "run", "again", tmp_path), "--json"]) == 0
+    assert json.loads((tmp_path / "again" / "fly.json").read_text())["rows"]["test"] == 80
+
+
+def test_earlier_data_that_are_gone_are_told_and_not_called_scored(words, part, tmp_path, capsys):
+    words[words.index("--data") + 1] = part("ab")
+    assert main(words) == 0
+    (tmp_path / "ab").rename(tmp_path / "elsewhere")
+    more = going_on(part("cd"), "run", "both", tmp_path)
+    capsys.readouterr()
+    assert main(more) == 0
+    told = capsys.readouterr().out
+    assert "right of seen with test rows" in told
+    assert "not scored, for want of test rows: a, b" in told
+    assert f"data of an earlier run are not there: {tmp_path / 'ab'} (" in told.replace("\n", "")
+    facts = json.loads((tmp_path / "both" / "fly.json").read_text())
+    assert facts["stream"]["untested"] == ["a", "b"]
+    assert len(facts["missing"]) == 1
+    assert main(["fly", "eval", str(tmp_path / "both"), "--no-cache"]) == 0
+    told = capsys.readouterr().out
+    assert "of 40 rows" in told
+    assert "data of an earlier run are not there" in told
+
+
+def test_rows_are_held_out_by_the_first_runs_seed(words, tmp_path, texts, capsys):
+    (tmp_path / "alone").mkdir()
+    rows = json.loads((texts / "train.json").read_text())
+    (tmp_path / "alone" / "train.json").write_text(json.dumps(rows))
+    words[words.index("--data") + 1] = str(tmp_path / "alone")
+    assert main([*words, "--test-fraction", "0.25", "--seed", "5"]) == 0
+    more = going_on(str(tmp_path / "alone"), "run", "again", tmp_path)
+    assert main([*more, "--test-fraction", "0.25"]) == 0
+    told = [json.loads((tmp_path / name / "fly.json").read_text()) for name in ("run", "again")]
+    assert [facts["data"]["seed"] for facts in told] == [5, 5]
+    assert told[0]["rows"] == told[1]["rows"]  # the same rows are held out
+
+
+@pytest.mark.parametrize(
+    ("given", "inputs", "winners"),
+    [
+        (["--fan-in", "12"], 12, 60),
+        (["--fan-in", "1"], 1, 60),
+        (["--fan-in", "1.0"], 32, 60),
+        (["--coding-level", "7"], 12, 7),
+        (["--coding-level", "1"], 12, 1),
+        (["--coding-level", "1.0"], 12, 200),
+    ],
+)
+def test_shares_are_counts_where_they_are_written_so(words, tmp_path, given, inputs, winners):
+    assert main([*words, *given]) == 0
+    learner = FlyClassifier.load(tmp_path / "run" / "fly.safetensors")
+    assert set(np.diff(learner.components_.indptr)) == {inputs}
+    assert learner._plan.keep == winners
 
 
 def test_images_from_folders(image_backbone, images, tmp_path, capsys):
@@ -101,11 +198,38 @@ def test_images_from_folders(image_backbone, images, tmp_path, capsys):
         load_labelled(LabelledSource(str(tmp_path / "empty"), kind="image"), "train")
 
 
-def test_what_is_asked_wrongly_is_told_before_anything_is_computed(words, tmp_path, capsys):
-    assert main([*words, "--alpha", "best"]) == 2
-    assert main([*words, "--column", "sentence"]) == 2
-    assert main([*words, "--coding-level", "2"]) == 2
+@pytest.mark.parametrize(
+    ("given", "words_of_it"),
+    [
+        (["--alpha", "best"], "alpha: it is 'best'"),
+        (["--column", "sentence"], "it is no pair"),
+        (["--coding-level", "2.0"], r"coding_level=2\.0\): there are 200 components"),
+        (["--coding-level", "201"], "coding_level=201"),
+        (["--coding-level", "much"], "--coding-level much: it is no number"),
+        (["--fan-in", "0"], r"fan_in=0\): it is no share of the features"),
+        (["--fan-in", "33"], r"fan_in=33\): there are 32 features"),
+        (["--n-components", "0"], "n_components: it is 0"),
+        (["--readout", "perceptron"], "no such read-out"),
+        (["--classes-per-step", "0"], "0 classes a step"),
+    ],
+)
+def test_what_is_asked_wrongly_is_told_before_features_are_kept(words, tmp_path, capsys, given, words_of_it):
+    assert main([*words, *given]) == 2
+    assert re.search(words_of_it, capsys.readouterr().err.replace("\n", " "))
     assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_class_without_test_rows_is_told_before_features_are_made(words, part, tmp_path, capsys):
+    words[words.index("--data") + 1] = folder = part("abcd")
+    path = Path(folder) / "test.json"
+    path.write_text(json.dumps([row for row in json.loads(path.read_text()) if row["label"] != "d"]))
+    assert main(words) == 3
+    assert "the class 'd': it has no test rows" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_commands_that_lack_something_and_folders_that_are_full(words, tmp_path, capsys):
     assert main(["fly", "train", "--data", "x", "-o", str(tmp_path / "run")]) == 2
     assert "no backbone is named" in capsys.readouterr().err
     assert main(words) == 0

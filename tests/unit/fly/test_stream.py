@@ -56,3 +56,31 @@ def test_a_class_without_rows_is_named(what, train, test):
     sets = (X[: len(train)], train), (X[: len(test)], test)
     with pytest.raises(DataError, match=f"class 'c': it has no {what} rows"):
         run_stream(Recorder(), *sets, [np.array(["a", "b"]), np.array(["c"])])
+
+
+def test_classes_that_were_known_before_count_as_seen_and_show_what_is_forgotten():
+    learner = Recorder()
+    learner.last = "a"
+    steps = [np.array(["b"]), np.array(["c"])]
+    found = run_stream(learner, (X, Y), (X, Y), steps, known=["a", "z"])
+    assert found.earlier == (1.0, 0.0, 0.0)
+    assert found.accuracy == (2 / 5, 3 / 8)  # of a and b, of all three
+    assert found.by_step == ((1.0,), (0.0, 1.0))
+    assert (found.known, found.untested) == (("a",), ("z",))
+    told = found.to_dict()
+    assert (told["known"], told["earlier"], told["untested"]) == (["a"], [1.0, 0.0, 0.0], ["z"])
+
+
+def test_a_known_class_that_comes_again_counts_from_the_beginning():
+    learner = Recorder()
+    learner.last = "a"
+    found = run_stream(learner, (X, Y), (X, Y), [np.array(["b"]), np.array(["a"])], known=["a"])
+    assert found.accuracy == (2 / 5, 3 / 5)
+    assert found.earlier == (1.0, 0.0, 1.0)
+
+
+def test_nothing_is_learned_where_a_later_step_has_no_rows():
+    learner = Recorder()
+    with pytest.raises(DataError, match="class 'c': it has no training rows"):
+        run_stream(learner, (X[:2], Y[:2]), (X, Y), [np.array(["a"]), np.array(["c"])])
+    assert learner.given == []
