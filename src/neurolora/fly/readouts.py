@@ -105,8 +105,9 @@ class RidgeReadout:
 
     def restore(self, arrays: Mapping[str, Array], count: int) -> None:
         """The two sums as they were."""
-        self.moments, self.count = same_kind(self.moments, arrays["Q"], "Q"), count
-        lower = same_kind(np.empty(len(self.gram) * (len(self.gram) + 1) // 2), arrays["G_lower"], "G_lower")
+        self.moments, self.count = of_shape(arrays["Q"], self.moments.shape, "Q"), count
+        size = len(self.gram) * (len(self.gram) + 1) // 2
+        lower = of_shape(arrays["G_lower"], (size,), "G_lower")
         start = 0
         for row in range(len(self.gram)):
             self.gram[row, : row + 1] = lower[start : start + row + 1]
@@ -166,7 +167,7 @@ class AssociativeReadout:
 
     def restore(self, arrays: Mapping[str, Array], count: int) -> None:
         """The synapses as they were."""
-        self.synapses, self.count = same_kind(self.synapses, arrays["synapses"], "synapses"), count
+        self.synapses, self.count = of_shape(arrays["synapses"], self.synapses.shape, "synapses"), count
 
 
 READOUTS: dict[str, type[RidgeReadout] | type[AssociativeReadout]] = {
@@ -201,10 +202,10 @@ def _normalised(code: sp.csr_matrix) -> sp.csr_matrix:
     return strengths
 
 
-def same_kind(expected: Array, found: Array, name: str) -> Array:
-    """`found`, if it has the shape and dtype of `expected`. Raises ValueError."""
-    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
-        raise ValueError(f"{name} is {found.dtype}{found.shape}, not {expected.dtype}{expected.shape}")
+def of_shape(found: Array, shape: tuple[int, ...], name: str) -> Array:
+    """`found`, if it is float64 of that shape. Raises ValueError."""
+    if (found.shape, found.dtype) != (shape, np.dtype(np.float64)):
+        raise ValueError(f"{name} is {found.dtype}{found.shape}, not float64{shape}")
     return found
 
 

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from neurolora.errors import ConfigError, DataError, explain
 from neurolora.files import atomic_path
 from neurolora.fly.expansion import Array
-from neurolora.fly.readouts import READOUTS, Solved, same_kind
+from neurolora.fly.readouts import READOUTS, Solved, of_shape
 from neurolora.fly.settings import Expansion, resolve_expansion
 from neurolora.version import __version__
 
@@ -137,6 +137,6 @@ def _solution(one: FlyClassifier, arrays: dict[str, Array], facts: dict[str, Any
     kept = facts.get("solved")
     if kept is None:
         return None
-    expected = np.empty((len(one.classes_), one._plan.cells))
+    shape = len(one.classes_), one._plan.cells
     told = {name: dict(value) if isinstance(value, list) else value for name, value in kept["told"].items()}
-    return Solved(same_kind(expected, arrays[_COEF], _COEF), told, list(kept["asked"]))
+    return Solved(of_shape(arrays[_COEF], shape, _COEF), told, list(kept["asked"]))
