@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.svm import SVC
 
 from neurolora.fly.ridge import penalties, solve_best
 
@@ -144,9 +146,13 @@ class EwcHead:
 
 
 class Joint:
-    """Logistic regression on all rows so far: keeps every sample, forgets nothing."""
+    """A classifier fitted anew on all rows so far: keeps every sample, forgets nothing.
 
-    def __init__(self) -> None:
+    make: gives the classifier for the rows (X, y) that are there.
+    """
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self.make = make
         self.rows: list[tuple[Any, Any]] = []
 
     def partial_fit(self, X: Any, y: Any) -> None:
@@ -154,7 +160,30 @@ class Joint:
         X, y = (np.concatenate(part) for part in zip(*self.rows, strict=True))
         self.label = y[0] if len(np.unique(y)) == 1 else None
         if self.label is None:
-            self.model = LogisticRegression(max_iter=1000).fit(X, y)
+            self.model = self.make(X).fit(X, y)
 
     def predict(self, X: Any) -> Any:
         return np.full(len(X), self.label) if self.label is not None else self.model.predict(X)
+
+
+class Logistic:
+    """Makes a logistic regression with penalty 1 / C, a linear rival."""
+
+    def __init__(self, C: float) -> None:
+        self.C = C
+
+    def __call__(self, X: Any) -> Any:
+        return LogisticRegression(C=self.C, max_iter=2000)
+
+
+class RadialSvc:
+    """Makes a support vector machine with a radial kernel, a non-linear rival.
+
+    gamma: in units of 1 / (features times their variance), scikit-learn's "scale".
+    """
+
+    def __init__(self, C: float, gamma: float) -> None:
+        self.C, self.gamma = C, gamma
+
+    def __call__(self, X: Any) -> Any:
+        return SVC(C=self.C, gamma=self.gamma / (X.shape[1] * X.var()))

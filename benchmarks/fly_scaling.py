@@ -6,8 +6,9 @@
 DATA and MODEL as in `fly_streams.py`. All classes are learned at once. Each learner of each seed runs in a
 process of its own on one thread: accuracy on the test rows; seconds of learning, the solution included, and
 of predicting a thousand rows; and by how much the process grew, above what was there once the features were.
-A seed sets the random expansion, or the order of rows for SGD; what has no chance in it is run once. SGD's
-rate is chosen as in `fly_streams.py`; the ridge penalty by GCV. Written are JSON and a page with the curves.
+A seed sets the random expansion, or the order of rows for SGD; what has no chance in it is run once. Settings
+are chosen as in `fly_streams.py`, here for all classes at once, and marked where they are at an end of their
+grid; the ridge penalty by GCV. Written are JSON and a page with the curves.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fly_learners import Centred, Joint, NearestMean, RawRidge
-from fly_streams import METHODS, Stream, chosen, digits, texts
+from fly_learners import Centred
+from fly_streams import METHODS, Stream, digits, search, texts, told
 from merging_table import interval
 from pictures_page import write_pictures
 
@@ -32,10 +33,13 @@ from neurolora.fly import FlyClassifier
 from neurolora.provenance import environment
 
 CELLS = (1000, 2000, 5000, 10000, 20000)
+#: Learners of `METHODS` without an expansion -> whether a seed means anything to them.
 RIVALS = {
-    "ridge on the features": RawRidge,
-    "nearest class mean": NearestMean,
-    "logistic regression": Joint,
+    "SGD": True,
+    "ridge on the features": False,
+    "nearest class mean": False,
+    "joint logistic regression": False,
+    "joint support vectors, radial kernel": False,
 }
 
 
@@ -72,10 +76,13 @@ def learners(stream: Stream, cells: Sequence[int], seeds: Sequence[int]) -> dict
         f"Fly-CL, M = {count:,}": [FlyClassifier(count, random_state=seed) for seed in seeds]
         for count in cells
     }
-    sgd, classes = METHODS["SGD"], np.unique(stream.train.y)
-    settings = chosen(stream, sgd)
-    made[f"SGD, rate {settings['rate']:g}"] = [sgd.make(classes, seed, **settings) for seed in seeds]
-    return made | {name: [make()] for name, make in RIVALS.items()}
+    classes = np.unique(stream.train.y)
+    at_once = stream._replace(per_step=len(classes))  # as it will be learned
+    for name, random in RIVALS.items():
+        method, found = METHODS[name], search(at_once, METHODS[name])
+        label = ", ".join(filter(None, (name, told(found))))
+        made[label] = [method.make(classes, seed, **found.settings) for seed in (seeds if random else [0])]
+    return made
 
 
 def run_set(name: str, stream: Stream, cells: Sequence[int], seeds: Sequence[int]) -> list[dict[str, Any]]:
