@@ -22,6 +22,9 @@ from neurolora.fly.projection import FLOATS, draw
 from neurolora.fly.readouts import READOUTS, Readout, Solved, onto_simplex
 from neurolora.fly.settings import CODING_LEVEL, FAN_IN, N_COMPONENTS, Expansion, resolve_expansion
 
+#: Attributes that take a solution.
+_SOLVED = ("coef_", "alpha_", "gcv_scores_")
+
 
 class FlyClassifier(ClassifierMixin, BaseEstimator):
     """Kenyon-cell codes of features, and a read-out that is a sum over samples.
@@ -131,6 +134,25 @@ class FlyClassifier(ClassifierMixin, BaseEstimator):
         """The score of each penalty that was tried; "gcv" only. Solves as `coef_` does."""
         return dict(self._told("gcv_scores"))
 
+    def __dir__(self) -> list[str]:
+        """All names but those that would yet have to be solved for: notebooks read all that is here.
+
+        scikit-learn's own asks `hasattr` of each name, and so would solve.
+        """
+        solved = self._current()
+        there = [f"{name}_" for name in ("coef", *solved.told)] if solved is not None else []
+        names = object.__dir__(self)
+        return [name for name in names if (name in there if name in _SOLVED else hasattr(self, name))]
+
+    def _current(self) -> Solved | None:
+        """The solution that is there, if it is of all rows and of the present penalty."""
+        solved: Solved | None = self.__dict__.get("_solved")
+        try:
+            check_penalty(self)
+            return solved if solved is not None and solved.asked == self._readout.asked(self) else None
+        except (ValueError, TypeError):  # a penalty that is none
+            return None
+
     def _told(self, name: str) -> Any:
         told = self._solution().told
         if name not in told:
@@ -139,10 +161,11 @@ class FlyClassifier(ClassifierMixin, BaseEstimator):
 
     def _solution(self) -> Solved:
         check_is_fitted(self, "classes_")
-        check_penalty(self)
-        if self._solved is None or self._solved.asked != self._readout.asked(self):
-            self._solved = self._readout.solve(self)
-        return self._solved
+        found = self._current()
+        if found is None:
+            check_penalty(self)
+            found = self._solved = self._readout.solve(self)
+        return found
 
     # --- predicting
 

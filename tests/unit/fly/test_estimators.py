@@ -238,6 +238,19 @@ def test_attributes_are_there_where_they_mean_something(digits):
         assert tuple(hasattr(clone(one).fit(X, y), name) for name in names) == there
 
 
+def test_who_shows_a_classifier_solves_nothing(digits):
+    X, y, _, _ = digits
+    one = FlyClassifier(**SMALL, alpha=0).partial_fit(X[:9], y[:9])
+    for penalty in (0, "gcv", "nonsense"):
+        one.set_params(alpha=penalty)
+        assert "classes_" in one._repr_html_()
+        assert not {"coef_", "alpha_"} & set(dir(one))
+    assert one._solved is None
+    assert one.set_params(alpha="gcv").alpha_ > 0
+    assert {"coef_", "alpha_", "gcv_scores_"} <= set(dir(one))
+    assert "gcv_scores_" not in dir(clone(ASSOCIATIVE).fit(X, y))
+
+
 def test_rate_and_decay_count_from_the_next_rows(digits):
     X, y, _, _ = digits
     one = clone(ASSOCIATIVE).fit(X, y)
