@@ -78,7 +78,7 @@ ROWS = {
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "EWC+LoRA": [{"weight": weight} for weight in (1e2, 1e4, 1e6)],
     "O-LoRA": [{"weight": weight} for weight in (0.5, 5.0)],
-    "protect": [{"weight": weight} for weight in (0.1, 1.0, 10.0)],
+    "protect": [{"weight": weight} for weight in (0.1, 1.0, 10.0, 100.0)],
 }
 SEARCH_SEED = 5
 
