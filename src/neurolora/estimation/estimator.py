@@ -14,13 +14,26 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from neurolora.checks import positive, whole
-from neurolora.errors import DataError, explain
+from neurolora.errors import ConfigError, DataError, explain
+from neurolora.estimation.calibrated import Figures, Reading, SharedRows, calibrated_from
 from neurolora.estimation.inputs import Array, as_accuracies
-from neurolora.estimation.measures import Constants, checked_set, constants_of, measure_named, same_columns
-from neurolora.estimation.regression import LEAST_SETS, fit_line
-from neurolora.estimation.sampling import DRAWS, mean_over_draws
+from neurolora.estimation.measures import (
+    MEASURES,
+    Constants,
+    Measure,
+    checked_set,
+    constants_of,
+    measure_named,
+    prepared,
+    same_columns,
+)
+from neurolora.estimation.regression import LEAST_SETS
+from neurolora.estimation.ruler import Ruler
+from neurolora.estimation.sampling import DRAWS
+from neurolora.estimation.versions import checked_versions
 
-FORMAT = "neurolora accuracy estimator, 1"
+FORMAT = "neurolora accuracy estimator, 2"
+_ESTIMATING = "estimating accuracy"
 
 
 @dataclass(frozen=True)
@@ -52,16 +65,16 @@ class AccuracyEstimator(BaseEstimator):
     """accuracy = a + b measure, by least squares over labelled, perturbed versions of a known set.
 
     measure: a name of `MEASURES`. temperature: divides the logits. size: of how many rows each set is
-    measured, "smallest" being as many as the smallest calibration set has; of a larger set it is the mean
-    over `draws` subsamples, by `seed`. That is so for every measure: MDE and the Frechet distance depend on
-    the number of rows, and the scatter about the line, which the interval is made of, does for all.
+    measured; of a larger set it is the mean over `draws` subsamples, by `seed`. That is so for every measure:
+    MDE and the Frechet distance depend on the number of rows. "smallest" is as many as the smallest
+    calibration set has, and after `fit_versions` as the new set has, if these are fewer.
 
-    The interval holds for sets that differ from the known one as the calibration sets do; nothing without
-    labels can know of a shift of another kind. Perturbed versions of one set share its rows, so their scatter
-    is, if anything, below that of new data.
+    The interval of an `Estimate` counts the scatter about the line and what chance does through the rows, the
+    known and the new. It holds for sets that differ from the known one as the calibration sets do; nothing
+    without labels can know of a shift of another kind.
 
-    After `fit`: line_ (a `Line`), values_ and accuracies_ (m,), size_, n_features_in_, constants_ (of the
-    known set). Source: arXiv 2401.12689; for the others see `MEASURES`.
+    After a fit: line_ (a `Line`), values_ and accuracies_ (m,), size_, n_features_in_ (None: any),
+    constants_ (of the known set). Source: arXiv 2401.12689; for the others see `MEASURES`.
     """
 
     def __init__(
@@ -87,15 +100,15 @@ class AccuracyEstimator(BaseEstimator):
         source: Any = None,
         source_labels: Any = None,
     ) -> AccuracyEstimator:
-        """Fit the line. sets: m >= 3 of logits (N_i, C) or features (N_i, d); accuracies: (m,), fractions.
+        """Fit the line on sets of which nothing says whether they share rows; else use `fit_versions`.
 
-        source, source_labels: the known set and its labels, for the measures that need them; others pass them
-        by, so one call serves all. Raises `DataError` for fewer sets, unequal columns, measures or accuracies
-        that are all equal, accuracies outside [0, 1], and what is no finite (N, C); `ConfigError` for wrong
+        sets: m >= 3 of logits (N_i, C) or features (N_i, d); accuracies: (m,), fractions. source,
+        source_labels: the known set and its labels, for the measures that need them; others pass them by, so
+        one call serves all. Raises `DataError` for fewer sets, unequal columns, measures or accuracies that
+        are all equal, accuracies outside [0, 1], and what is no finite (N, C); `ConfigError` for wrong
         settings.
         """
-        measure = measure_named(self.measure)
-        self._check_settings()
+        measure = self.check_settings()
         truth = as_accuracies(accuracies, "accuracies of the calibration sets")
         rows = [checked_set(measure, found, f"calibration set {i}") for i, found in enumerate(sets, start=1)]
         if len(rows) < LEAST_SETS:
@@ -106,40 +119,72 @@ class AccuracyEstimator(BaseEstimator):
             same_columns(found, columns, f"calibration set {number}")
         if source is not None and measure.needs != "nothing":
             same_columns(checked_set(measure, source, "the known set"), columns, "the known set")
-        constants = constants_of(measure, source, source_labels, self.temperature)
-        size = min(map(len, rows)) if self.size == "smallest" else int(self.size)
-        values = np.array(
-            [self._measure(found, constants, size, f"set {i}") for i, found in enumerate(rows, start=1)]
-        )
-        # Last, and together: a fit that fails leaves the estimator as it was.
-        self.line_ = fit_line(values, truth)
-        self.values_, self.accuracies_ = values, truth
-        self.size_, self.n_features_in_, self.constants_ = size, columns, constants
+        ruler = self._ruler(constants_of(measure, source, source_labels, self.temperature))
+        scores = [measure.scores(found, self.temperature) for found in rows]
+        figures = Figures.of(scores, truth, self._size(), ruler)
+        self._keep(figures, ruler, columns)
         return self
 
+    def fit_versions(self, scores: Any, right: Any, columns: int | None = None) -> AccuracyEstimator:
+        """Fit the line on m >= 3 versions of one and the same labelled rows, the first of them as they are.
+
+        scores: (m, N), `row_scores` of each version; right: (m, N) bool, whether the model was right. Column
+        i is one row in all versions, so the interval knows what chance they share, and a new set of any size
+        from two rows can be read. columns: of the logits; None: any, as rows may have more or fewer choices.
+        Raises `DataError` as `fit` does; `ConfigError` for wrong settings and measures of features.
+        """
+        measure = self.check_settings(takes="logits")
+        versions = checked_versions(scores, right)
+        ruler = self._ruler(prepared(measure, versions.scores[0], versions.right[0]))
+        self._keep(SharedRows(versions, self._size()), ruler, columns)
+        return self
+
+    def row_scores(self, rows: Any) -> Array:
+        """Logits (N, C) as scores (N,), features (N, d) as they are: all that has to be kept of a set.
+
+        Raises `DataError` for what is no finite (N, C), `ConfigError` for wrong settings.
+        """
+        measure = self.check_settings()
+        return measure.scores(checked_set(measure, rows, "scoring rows", least_rows=1), self.temperature)
+
     def predict(self, rows: Any) -> Estimate:
-        """The accuracy on an unlabelled set (N, C) with N >= size_.
+        """The accuracy on an unlabelled set (N, C), N >= size_ after `fit`, N >= 2 after `fit_versions`.
 
         Raises `DataError` for a smaller one, other columns, and what is no finite (N, C); scikit-learn's
-        `NotFittedError` before `fit`.
+        `NotFittedError` before a fit.
         """
         check_is_fitted(self)
-        found = checked_set(measure_named(self.measure), rows, "estimating accuracy")
-        same_columns(found, self.n_features_in_, "estimating accuracy")
-        if len(found) < self.size_:
-            have = f"the set has {len(found)} rows, and the estimator was calibrated on {self.size_}"
-            do = f"Give at least {self.size_} rows, or calibrate with size={len(found)}"
-            raise DataError(explain("estimating accuracy", have, do))
-        value = self._measure(found, self.constants_, self.size_, "estimating accuracy")
-        centre, margin = self.line_.at(value), self.line_.margin(value)
+        found = checked_set(measure_named(self.measure), rows, _ESTIMATING)
+        if self.n_features_in_ is not None:
+            same_columns(found, self.n_features_in_, _ESTIMATING)
+        return self.predict_scores(self.row_scores(found))
+
+    def predict_scores(self, scores: Any) -> Estimate:
+        """The same of `row_scores` (N,), where the logits are not kept."""
+        check_is_fitted(self)
+        found = np.asarray(scores, dtype=np.float64)
+        reading = self.reading(len(found))
+        value = float(self._ruler(self.constants_)(found, reading.size, _ESTIMATING))
+        centre, margin = reading.line.at(value), reading.margin(value)
         return Estimate(
             accuracy=_cut(centre),
             low=_cut(centre - margin),
             high=_cut(centre + margin),
             value=value,
-            beyond=self.line_.beyond(value),
+            beyond=reading.line.beyond(value),
             unclipped=centre,
         )
+
+    def reading(self, rows: int) -> Reading:
+        """The line, and its margins, for a new set of so many rows. Raises `DataError` for too few."""
+        check_is_fitted(self)
+        if rows < self.calibrated_.least:
+            have = f"the set has {rows} rows, and the estimator measures {self.calibrated_.least}"
+            do = f"Give at least {self.calibrated_.least} rows, or calibrate with a smaller size"
+            raise DataError(explain(_ESTIMATING, have, do))
+        if rows not in self._readings:
+            self._readings[rows] = self.calibrated_.reading(self._ruler(self.constants_), rows)
+        return self._readings[rows]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `from_state` needs, as plain dicts, lists, texts and numbers: ready for JSON."""
@@ -148,59 +193,69 @@ class AccuracyEstimator(BaseEstimator):
             "format": FORMAT,
             "measure": self.measure,
             "temperature": float(self.temperature),
-            "size": self.size_,
             "draws": int(self.draws),
             "seed": int(self.seed),
             "columns": self.n_features_in_,
-            "values": self.values_.tolist(),
-            "accuracies": self.accuracies_.tolist(),
             "constants": {name: value.tolist() for name, value in self.constants_.items()},
+            **self.calibrated_.to_dict(),
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> AccuracyEstimator:
+    def from_state(cls, state: Any) -> AccuracyEstimator:
         """The fitted estimator of a `state_dict`, its predictions the same to the bit. Raises `DataError`."""
         asked = "reading a saved accuracy estimator"
-        if state.get("format") != FORMAT:
-            have = f"its format is {state.get('format')!r}"
-            raise DataError(explain(asked, have, f"Give a state of format {FORMAT!r}"))
+        if not isinstance(state, Mapping) or state.get("format") != FORMAT:
+            have = (
+                f"its format is {state.get('format')!r}" if isinstance(state, Mapping) else "it is no mapping"
+            )
+            raise DataError(explain(asked, have, f"Give a state of format {FORMAT!r}, or calibrate again"))
         try:
-            settings = {name: state[name] for name in ("temperature", "size", "draws", "seed")}
-            made = cls(state["measure"], **settings)
+            settings = {name: state[name] for name in ("temperature", "draws", "seed")}
+            made = cls(state["measure"], size=state["size"] or "smallest", **settings)
             made._restore(state)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             have = f"it is damaged ({type(error).__name__}: {error})"
             raise DataError(explain(asked, have, "Calibrate again")) from error
         return made
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        measure = measure_named(self.measure)
-        self._check_settings()
-        self.size_ = int(self.size)
-        self.n_features_in_ = whole(state["columns"], "columns", least=1)
-        self.constants_ = {name: np.asarray(state["constants"][name], np.float64) for name in measure.keeps}
-        self.values_ = np.asarray(state["values"], np.float64)
-        self.accuracies_ = as_accuracies(state["accuracies"], "accuracies of the calibration sets")
-        self.line_ = fit_line(self.values_, self.accuracies_)
+        measure = self.check_settings()
+        columns = None if state["columns"] is None else whole(state["columns"], "columns", least=1)
+        ruler = self._ruler(
+            {name: np.asarray(state["constants"][name], np.float64) for name in measure.keeps}
+        )
+        self._keep(calibrated_from(state), ruler, columns)
 
-    def _check_settings(self) -> None:
+    def check_settings(self, takes: str | None = None) -> Measure:
+        """The measure, if it and all settings can be used. Raises `ConfigError`.
+
+        takes: "logits" where there are no features, so that a measure of these is refused.
+        """
+        measure = measure_named(self.measure)
         positive(self.temperature, "temperature")
         whole(self.draws, "draws", least=1)
         whole(self.seed, "seed", least=0)
         if self.size != "smallest":
             whole(self.size, "size", least=2)
+        if takes is not None and measure.takes != takes:
+            usable = ", ".join(name for name, row in MEASURES.items() if row.takes == takes)
+            raise ConfigError(
+                explain(f"measure {measure.name}", f"it takes {measure.takes}", f"Use {usable}")
+            )
+        return measure
 
-    def _measure(self, rows: Array, constants: Constants, size: int, asked: str) -> float:
-        """The measure of `size` rows."""
-        measure = measure_named(self.measure)
-        return mean_over_draws(
-            measure.scores(rows, self.temperature),
-            lambda chosen: measure.summarise(chosen, constants),
-            size,
-            self.draws,
-            self.seed,
-            asked,
-        )
+    def _size(self) -> int | None:
+        return None if self.size == "smallest" else int(self.size)
+
+    def _ruler(self, constants: Constants) -> Ruler:
+        return Ruler(measure_named(self.measure), constants, int(self.draws), int(self.seed))
+
+    def _keep(self, found: SharedRows | Figures, ruler: Ruler, columns: int | None) -> None:
+        """Last, and together: a fit that fails leaves the estimator as it was."""
+        reading = found.reading(ruler, found.known)
+        self.calibrated_, self.constants_, self._readings = found, ruler.constants, {found.known: reading}
+        self.line_, self.values_, self.accuracies_ = reading.line, reading.values, found.accuracies
+        self.size_, self.n_features_in_ = reading.size, columns
 
 
 def _cut(value: float) -> float:

@@ -28,8 +28,9 @@ class Measure:
     """One measure.
 
     takes: what the rows of a set are, logits (N, C) or features (N, d). needs: of the known set.
-    scores(rows, temperature): (N,), or (N, d) for features. summarise(scores, constants): the figure.
-    prepare(scores of the source, whether each was right or None): the constants; keeps: their names.
+    scores(rows, temperature): (N,), or (N, d) for features. summarise(scores, constants): the figure; of
+    scores (..., N) one for each set, of features (N, d) one. prepare(scores of the source, whether each was
+    right or None): the constants; keeps: their names.
     is_accuracy: the figure is itself an estimate of accuracy, before any regression.
     """
 
@@ -37,7 +38,7 @@ class Measure:
     about: str
     source: str
     scores: Callable[[Array, float], Array]
-    summarise: Callable[[Array, Constants], float]
+    summarise: Callable[[Array, Constants], Array]
     takes: Literal["logits", "features"] = "logits"
     needs: Needs = "nothing"
     prepare: Callable[[Array, NDArray[np.bool_] | None], Constants] = lambda scores, right: {}
@@ -45,13 +46,15 @@ class Measure:
     is_accuracy: bool = False
 
 
-def _mean(scores: Array, constants: Constants) -> float:
+def _mean(scores: Array, constants: Constants) -> Array:
     """mean + shift, the shift 0 where there is none."""
-    return float(scores.mean() + constants.get("shift", np.float64(0)))
+    mean: Array = scores.mean(axis=-1) + constants.get("shift", np.float64(0))
+    return mean
 
 
-def _share_above(scores: Array, constants: Constants) -> float:
-    return float((scores >= constants["threshold"]).mean())
+def _share_above(scores: Array, constants: Constants) -> Array:
+    share: Array = (scores >= constants["threshold"]).mean(axis=-1)
+    return share
 
 
 def _lost_confidence(scores: Array, right: NDArray[np.bool_] | None) -> Constants:
@@ -138,7 +141,7 @@ _ROWS = (
         "Frechet distance of the features to those of the source",
         "Deng and Zheng, arXiv 2007.02915",
         lambda rows, temperature: rows,
-        lambda scores, constants: distance_to(scores, constants["mean"], constants["factor"]),
+        lambda scores, constants: np.asarray(distance_to(scores, constants["mean"], constants["factor"])),
         takes="features",
         needs="source",
         prepare=lambda scores, right: dict(zip(("mean", "factor"), moments(scores), strict=True)),
@@ -156,11 +159,11 @@ def measure_named(name: str) -> Measure:
     return MEASURES[name]
 
 
-def checked_set(measure: Measure, rows: Any, asked: str) -> Array:
-    """A set as the measure takes it, at least two rows. Raises `DataError`."""
+def checked_set(measure: Measure, rows: Any, asked: str, least_rows: int = 2) -> Array:
+    """A set as the measure takes it, of at least so many rows. Raises `DataError`."""
     if measure.takes == "features":
-        return as_rows(rows, asked, least_rows=2)
-    return as_logits(rows, asked, least_rows=2)
+        return as_rows(rows, asked, least_rows=least_rows)
+    return as_logits(rows, asked, least_rows=least_rows)
 
 
 def constants_of(measure: Measure, source: Any, labels: Any, temperature: float) -> Constants:
@@ -176,7 +179,12 @@ def constants_of(measure: Measure, source: Any, labels: Any, temperature: float)
         if labels is None:
             raise DataError(explain(asked, "it has no labels", "Give them as source_labels="))
         right = rows.argmax(axis=1) == as_labels(labels, len(rows), rows.shape[1], asked)
-    found = measure.prepare(measure.scores(rows, temperature), right)
+    return prepared(measure, measure.scores(rows, temperature), right)
+
+
+def prepared(measure: Measure, scores: Array, right: NDArray[np.bool_] | None) -> Constants:
+    """What the measure keeps of a known set whose rows have these scores (N,), as arrays."""
+    found = measure.prepare(scores, right)
     return {name: np.asarray(value, dtype=np.float64) for name, value in found.items()}
 
 
@@ -193,7 +201,7 @@ def measure_set(
     constants = constants_of(measure, source, source_labels, temperature)
     if source is not None and measure.needs != "nothing":
         same_columns(found, checked_set(measure, source, "the known set").shape[1], f"measure {name}")
-    return measure.summarise(measure.scores(found, temperature), constants)
+    return float(measure.summarise(measure.scores(found, temperature), constants))
 
 
 def same_columns(rows: Array, columns: int, asked: str) -> None:

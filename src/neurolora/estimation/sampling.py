@@ -6,8 +6,10 @@ Room: estimation. `energy.py` and `measures.py` call it; it touches nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neurolora.errors import DataError, explain
 from neurolora.estimation.inputs import Array
@@ -17,19 +19,35 @@ DRAWS = 10
 
 
 def mean_over_draws(
-    scores: Array, summarise: Callable[[Array], float], size: int, draws: int, seed: int, asked: str
-) -> float:
+    scores: Array,
+    summarise: Callable[[Array], Array],
+    size: int,
+    draws: int,
+    seed: int,
+    asked: str,
+    *,
+    rows_first: bool = False,
+) -> Array:
     """(1/draws) sum over draws of summarise(`size` rows of `scores`, drawn without replacement).
 
-    scores: (N,) or (N, d). With `size` = N there is one subsample, and it is taken once. Rows are put in
-    order first, so their order in the set does not matter. Raises `DataError` if `size` is above N.
+    scores: (..., N), a set or several; with `rows_first` one set of features (N, d). With `size` = N there is
+    one subsample, and it is taken once. Rows are put in order first, so their order in the set does not
+    matter, and all sets of a size are drawn from at the same ranks. Raises `DataError` if `size` is above N.
     """
-    if size > len(scores):
-        found = f"{size} rows were asked for, and the set has {len(scores)}"
+    axis = 0 if rows_first else -1
+    total = scores.shape[axis]
+    if size > total:
+        found = f"{size} rows were asked for, and the set has {total}"
         raise DataError(explain(asked, found, f"Give at least {size} rows, or ask for fewer"))
-    ordered = scores[np.lexsort(scores.T if scores.ndim == 2 else (scores,))]
-    if size == len(scores):
+    ordered = scores[np.lexsort(scores.T)] if rows_first else np.sort(scores, axis=-1)
+    if size == total:
         return summarise(ordered)
+    chosen = _ranks(total, size, draws, seed)
+    mean: Array = np.mean([summarise(ordered.take(rows, axis=axis)) for rows in chosen], axis=0)
+    return mean
+
+
+@lru_cache(maxsize=4)  # a bootstrap asks for the same ones hundreds of times
+def _ranks(total: int, size: int, draws: int, seed: int) -> tuple[NDArray[np.int64], ...]:
     generator = np.random.default_rng(seed)
-    chosen = (generator.choice(len(scores), size, replace=False) for _ in range(draws))
-    return float(np.mean([summarise(ordered[rows]) for rows in chosen]))
+    return tuple(generator.choice(total, size, replace=False) for _ in range(draws))

@@ -52,6 +52,21 @@ def fitted(measure: str = "mde", **settings: Any) -> AccuracyEstimator:
     return made.fit([rows for rows, _ in SETS], ACCURACIES, source=SOURCE[0], source_labels=SOURCE[1])
 
 
+def versions(rows: int = 90) -> tuple[list[Array], NDArray[np.bool_]]:
+    """Logits of the same rows at every strength, and which are right."""
+    found = [perturbed(rows, strength, seed=7) for strength in STRENGTHS]
+    return [one for one, _ in found], np.stack([one.argmax(axis=1) == labels for one, labels in found])
+
+
+VERSIONS = versions()
+
+
+def on_versions(measure: str = "mde", columns: int | None = None, **settings: Any) -> AccuracyEstimator:
+    made = AccuracyEstimator(measure, **settings)
+    rows, right = VERSIONS
+    return made.fit_versions([made.row_scores(one) for one in rows], right, columns)
+
+
 @pytest.mark.parametrize("measure", MEASURES)
 def test_every_measure_finds_the_accuracy_of_new_sets(measure: str) -> None:
     """These sets differ in one thing only, which every measure sees; the logits serve as features too."""
@@ -107,11 +122,14 @@ def test_estimates_stay_between_0_and_1_and_say_when_they_are_far_out() -> None:
     assert not 0 <= found.unclipped <= 1
 
 
-def test_the_interval_is_the_lines_own() -> None:
+def test_the_interval_is_that_of_the_line_and_of_the_rows() -> None:
     estimator = fitted()
     found = estimator.predict(NEW[3][0])
-    margin = estimator.line_.margin(found.value)
-    assert (found.low, found.high) == pytest.approx((found.accuracy - margin, found.accuracy + margin))
+    margin = estimator.reading(1500).margin(found.value)
+    assert margin > estimator.line_.margin(found.value)
+    assert margin < estimator.reading(700).margin(found.value)
+    assert found.high == pytest.approx(min(found.accuracy + margin, 1.0))
+    assert found.low == pytest.approx(found.accuracy - margin)
     assert float(found) == found.accuracy == pytest.approx(estimator.line_.at(found.value))
 
 
@@ -143,31 +161,122 @@ def test_a_saved_estimator_predicts_the_same_to_the_bit(measure: str) -> None:
     assert json.dumps(again.state_dict()) == text
 
 
+@pytest.mark.parametrize("measure", [name for name, row in MEASURES.items() if row.takes == "logits"])
+def test_saved_versions_predict_the_same_to_the_bit_for_any_size(measure: str) -> None:
+    estimator = on_versions(measure)
+    text = json.dumps(estimator.state_dict(), allow_nan=False)
+    again = AccuracyEstimator.from_state(json.loads(text))
+    for rows in (5, 40, 90, 300):
+        assert again.predict(NEW[1][0][:rows]) == estimator.predict(NEW[1][0][:rows])
+    assert json.dumps(again.state_dict()) == text
+
+
+SOME_FIGURES = {"values": [1.0, 2.0, 3.0], "accuracies": [0.5, 0.6, 0.7], "per_row": [0.1, 0.1, 0.1]}
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         {"format": "something else"},
         {"measure": "nothing"},
-        {"values": [1.0, 2.0]},
-        {"values": [1.0, float("nan"), 2.0] * 3},
-        {"accuracies": [90.0] * 9},
+        {"figures": {**SOME_FIGURES, "values": [1.0, 2.0]}},
+        {"figures": {**SOME_FIGURES, "values": [1.0, float("nan"), 2.0]}},
+        {"figures": {**SOME_FIGURES, "accuracies": [90.0] * 3}},
+        {"figures": {**SOME_FIGURES, "per_row": [0.1]}},
+        {"figures": {**SOME_FIGURES, "per_row": [0.1, -0.1, 0.1]}},
+        {"figures": None},
+        {"known": 1},
         {"constants": {}},
+        {"constants": None},
         {"size": 1},
+        {"size": None},
         {"draws": None},
         {"columns": "four"},
     ],
 )
 def test_a_damaged_state_is_refused(damage: dict[str, Any]) -> None:
-    state = fitted("atc_entropy").state_dict()
+    state = fitted("atc_entropy").state_dict() | {"figures": SOME_FIGURES}
     AccuracyEstimator.from_state(state)
     with pytest.raises(DataError, match="saved accuracy estimator"):
         AccuracyEstimator.from_state({**state, **damage})
     with pytest.raises(DataError, match="damaged"):
-        AccuracyEstimator.from_state({name: value for name, value in state.items() if name != "values"})
+        AccuracyEstimator.from_state({name: value for name, value in state.items() if name != "figures"})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"scores": "no base64"},
+        {"scores": "AAAA"},
+        {"right": ["01", "01", "01"]},
+        {"right": ["0" * 90] * 8 + ["0" * 89]},
+        {"right": ["2" * 90] * 9},
+        {"right": None},
+    ],
+)
+def test_damaged_versions_are_refused(damage: dict[str, Any]) -> None:
+    state = on_versions().state_dict()
+    with pytest.raises(DataError, match="damaged"):
+        AccuracyEstimator.from_state({**state, "versions": {**state["versions"], **damage}})
+
+
+@pytest.mark.parametrize("state", [[], None, "text"])
+def test_a_state_that_is_no_mapping_is_refused(state: Any) -> None:
+    with pytest.raises(DataError, match="it is no mapping"):
+        AccuracyEstimator.from_state(state)
+
+
+def test_versions_of_the_same_rows_give_the_line_that_their_sets_give() -> None:
+    rows, right = VERSIONS
+    estimator = on_versions("atc_entropy")
+    sets = AccuracyEstimator("atc_entropy").fit(
+        rows, right.mean(axis=1), source=rows[0], source_labels=np.where(right[0], rows[0].argmax(axis=1), 3)
+    )
+    assert np.array_equal(estimator.values_, sets.values_)
+    assert np.array_equal(estimator.accuracies_, sets.accuracies_)
+    assert estimator.line_ == sets.line_
+    found, other = estimator.predict(NEW[2][0]), sets.predict(NEW[2][0])
+    assert (found.accuracy, found.value) == (other.accuracy, other.value)
+    assert found.high - found.low < other.high - other.low
+
+
+def test_a_smaller_new_set_is_measured_at_its_own_size_on_both_sides() -> None:
+    rows, _ = VERSIONS
+    estimator = on_versions()
+    reading = estimator.reading(40)
+    assert reading.size == 40
+    assert reading.values.tolist() == pytest.approx([meta_distribution_energy(one, size=40) for one in rows])
+    small = NEW[0][0][:40]
+    assert estimator.predict(small).value == pytest.approx(meta_distribution_energy(small, size=None))
+    assert estimator.reading(4000).size == 90
+
+
+def test_versions_without_a_width_take_rows_of_any() -> None:
+    wide = np.hstack([NEW[0][0], np.full((1500, 2), -1e4)])
+    assert on_versions().predict(wide).value == pytest.approx(on_versions().predict(NEW[0][0]).value)
+    with pytest.raises(DataError, match="6 columns, and 4"):
+        on_versions(columns=4).predict(wide)
+
+
+@pytest.mark.parametrize(
+    ("scores", "right", "words"),
+    [
+        (np.ones((3, 5)), np.ones((3, 4), dtype=bool), r"\(3, 5\), and answers of \(3, 4\)"),
+        (np.ones((3, 5)), np.ones((3, 5)), "type float64"),
+        (np.ones((3, 1)), np.ones((3, 1), dtype=bool), "minimum of 2"),
+        (np.full((3, 5), np.nan), np.ones((3, 5), dtype=bool), "NaN"),
+        (np.eye(2), np.eye(2, dtype=bool), "2 sets"),
+    ],
+)
+def test_what_are_no_versions_is_refused(scores: Any, right: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        AccuracyEstimator().fit_versions(scores, right)
+    with pytest.raises(ConfigError, match="it takes features"):
+        AccuracyEstimator("frechet").fit_versions(scores, right)
 
 
 def test_a_smaller_set_than_it_was_calibrated_on_is_refused_by_both_sizes() -> None:
-    with pytest.raises(DataError, match=r"the set has 599 rows, and the estimator was calibrated on 600"):
+    with pytest.raises(DataError, match=r"the set has 599 rows, and the estimator measures 600"):
         fitted().predict(NEW[0][0][:599])
     assert fitted(size=599).predict(NEW[0][0][:599]).accuracy > 0
 
