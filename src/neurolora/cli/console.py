@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import typer
     from rich.console import Console
     from rich.progress import Progress
 
@@ -42,6 +43,12 @@ def progress_bars(*, remaining: bool = False, disable: bool = False) -> Progress
     clock = Remaining() if remaining else Elapsed()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), clock)
     return Progress(*columns, console=messages(), transient=True, disable=disable)
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether the parameter stands on the command line, be it with the value that it has anyway."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def print_json(value: Any) -> None:

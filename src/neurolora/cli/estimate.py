@@ -14,16 +14,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurolora.cli.console import messages, print_json, progress_bars, results
-from neurolora.errors import ConfigError, DataError, explain
+from neurolora.cli.console import is_given, messages, print_json, progress_bars, results
+from neurolora.errors import ConfigError, DataError, FingerprintMismatchError, explain
 from neurolora.files import write_json
 
 if TYPE_CHECKING:
-    from neurolora.estimation import AccuracyEstimator, Estimate
+    from neurolora.estimation import Estimate
+    from neurolora.evaluation import Calibration
     from neurolora.tasks import TaskRequest
 
 #: What a saved calibration has.
-PARTS = {"estimator", "sets", "what", "rows", "task", "labels"}
+PARTS = {"estimator", "sets", "what", "rows", "request", "model"}
+#: What a saved calibration has decided on.
+DECIDED = (
+    "calibrate",
+    "dataset_name",
+    "split",
+    "rows",
+    "measure",
+    "size",
+    "perturbations",
+    "strengths",
+    "seed",
+)
 
 Adapter = Annotated[str, typer.Argument(help="Folder or hub name of an adapter, or of a plain classifier.")]
 Data = Annotated[
@@ -44,6 +57,14 @@ MeasureName = Annotated[
         "--measure",
         help="mde, average_confidence, confidence_difference, atc_confidence, atc_entropy, mean_entropy or "
         "entropy_difference.",
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        "--size",
+        min=2,
+        help="Rows by which sets are measured. [default: as many as new and labelled both have]",
     ),
 ]
 Perturbations = Annotated[
@@ -71,6 +92,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 
 
 def estimate_command(
+    context: typer.Context,
     adapter: Adapter,
     data: Data,
     calibrate: Calibrate = None,
@@ -78,6 +100,7 @@ def estimate_command(
     split: Split = "validation",
     rows: Rows = 500,
     measure: MeasureName = "mde",
+    size: Size = None,
     perturbations: Perturbations = None,
     strengths: Strengths = None,
     seed: Seed = 0,
@@ -101,26 +124,37 @@ def estimate_command(
     from neurolora.evaluation import load_for_inference
     from neurolora.tasks import load_unlabelled
 
+    if calibration is not None:
+        _refuse_decided(context)
     if split == "test":
         do = "Calibrate on validation or train rows"
         raise ConfigError(explain("estimate --split test", "test rows are for scores alone", do))
+    saved = None if calibration is None else _read(calibration)
+    options = {"measure": measure, "seed": seed, "size": size, **_noise(perturbations, strengths)}
     loaded = load_for_inference(adapter, base_model=base_model, dtype=dtype, device=device)
-    request = _request(loaded.task, calibrate, dataset_name)
-    if calibration is not None:
-        document = _read(calibration)
-        request = dataclasses.replace(request, labels=document["labels"])
+    if saved is not None:
+        document, request, known = saved
+        _require_same_model(document, loaded.model, calibration)
         asked = load_unlabelled(request, data)
     else:
-        labelled, request = _labelled(request, split, rows, seed)
+        labelled, request = _labelled(_request(loaded.task, calibrate, dataset_name), split, rows, seed)
         asked = load_unlabelled(request, data)
-        options = {"measure": measure, "seed": seed, "batch_size": batch_size}
-        options |= {"size": min(len(asked), len(labelled)), **_noise(perturbations, strengths)}
-        document = _calibrate(loaded, request, labelled, options)
+        known = _calibrate(loaded, request, labelled, {**options, "batch_size": batch_size})
+        document = _document(known, request, loaded.model)
     if save is not None:
         write_json(save, document)
-    estimator = _estimator(document)
-    found = _estimate(loaded, request, asked, estimator, batch_size)
+    with messages().status(f"running the model over {len(asked)} rows"):
+        found = _estimate(loaded, request, asked, known, batch_size)
     _tell(document, found, len(asked), html, as_json, str(data))
+
+
+def _refuse_decided(context: typer.Context) -> None:
+    """Raises ConfigError for a flag that the calibration has decided on."""
+    given = [f"--{name.replace('_', '-')}" for name in DECIDED if is_given(context, name)]
+    if given:
+        flags = ", ".join(given)
+        found = "the calibration has decided that"
+        raise ConfigError(explain(f"estimate --calibration with {flags}", found, f"Leave out {flags}"))
 
 
 def _request(saved: Any, calibrate: str | None, dataset_name: str | None) -> TaskRequest:
@@ -156,49 +190,78 @@ def _noise(perturbations: str | None, strengths: str | None) -> dict[str, Any]:
     return chosen
 
 
-def _calibrate(loaded: Any, request: TaskRequest, rows: list[Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The calibration as plain JSON values."""
+def _calibrate(loaded: Any, request: TaskRequest, rows: list[Any], options: dict[str, Any]) -> Calibration:
     from neurolora.evaluation import calibrate
-    from neurolora.provenance import environment
 
     with _bar() as progress:
-        found = calibrate(loaded.model, loaded.tokenizer, request, rows, progress=progress, **options)
+        return calibrate(loaded.model, loaded.tokenizer, request, rows, progress=progress, **options)
+
+
+def _document(found: Calibration, request: TaskRequest, model: Any) -> dict[str, Any]:
+    """The calibration, of which task and of which model, as plain JSON values."""
+    from neurolora.evaluation import identity_of
+    from neurolora.provenance import environment
+
     return {
         "estimator": found.estimator.state_dict(),
         "sets": [one._asdict() for one in found.sets],
         "what": found.what,
         "rows": found.rows,
-        "task": request.task,
-        "labels": request.labels,
+        "request": request.to_dict(),
+        "model": identity_of(model),
         "environment": environment(),
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
-    asked = f"reading the calibration {path}"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(explain(asked, str(error), "Give a file that --save has written")) from error
-    if not isinstance(found, dict) or not set(found) >= PARTS:
-        raise DataError(explain(asked, "it holds no calibration", "Give a file that --save has written"))
-    return found
-
-
-def _estimator(document: dict[str, Any]) -> AccuracyEstimator:
+def _read(path: Path) -> tuple[dict[str, Any], TaskRequest, Calibration]:
+    """A file of `_document`, the request and the calibration in it. Raises DataError."""
     from neurolora.estimation import AccuracyEstimator
+    from neurolora.evaluation import Calibration
+    from neurolora.evaluation.accuracy_estimate import CalibrationSet
+    from neurolora.tasks import TaskRequest
 
-    return AccuracyEstimator.from_state(document["estimator"])
+    asked, do = f"reading the calibration {path}", "Give a file that --save has written, or calibrate again"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(explain(asked, str(error), do)) from error
+    if not isinstance(document, dict) or not set(document) >= PARTS:
+        missing = PARTS - set(document) if isinstance(document, dict) else PARTS
+        raise DataError(explain(asked, f"it holds no calibration: no {', '.join(sorted(missing))}", do))
+    try:
+        sets = tuple(CalibrationSet(**one) for one in document["sets"])
+        estimator = AccuracyEstimator.from_state(document["estimator"])
+        request = TaskRequest.from_dict(document["request"])
+        known = Calibration(estimator, sets, str(document["what"]), int(document["rows"]))
+    except (TypeError, ValueError) as error:
+        raise DataError(explain(asked, f"it is damaged ({error})", do)) from error
+    if len(sets) != len(estimator.values_):
+        found = f"{len(sets)} sets, and an estimator of {len(estimator.values_)}"
+        raise DataError(explain(asked, found, do))
+    return document, request, known
+
+
+def _require_same_model(document: dict[str, Any], model: Any, path: Path | None) -> None:
+    """Raises FingerprintMismatchError for another model, DataError for a damaged file."""
+    from neurolora.evaluation import identity_difference
+
+    asked = f"estimate --calibration {path}"
+    try:
+        difference = identity_difference(document["model"], model)
+    except (KeyError, TypeError, AttributeError) as error:
+        found = f"what it says of its model is damaged ({type(error).__name__}: {error})"
+        raise DataError(explain(asked, found, "Calibrate again")) from error
+    if difference:
+        do = "Calibrate on this model, or give the one that it is of"
+        raise FingerprintMismatchError(explain(asked, difference, do))
 
 
 def _estimate(
-    loaded: Any, request: TaskRequest, rows: list[Any], estimator: AccuracyEstimator, batch_size: int
+    loaded: Any, request: TaskRequest, rows: list[Any], known: Calibration, batch_size: int
 ) -> Estimate:
-    from neurolora.evaluation import answer_logits
+    from neurolora.evaluation import estimate_accuracy
 
-    with messages().status(f"running the model over {len(rows)} rows"):
-        found = answer_logits(loaded.model, loaded.tokenizer, request, rows, batch_size)
-    return estimator.predict(found.logits)
+    return estimate_accuracy(loaded.model, loaded.tokenizer, request, rows, known, batch_size)
 
 
 def _tell(
@@ -218,7 +281,7 @@ def _tell(
     results().print(
         f"accuracy {accuracy:.1f}%  (95% interval {low:.1f} to {high:.1f})\n"
         f"{measure} {found.value:.4f} of {rows} rows; calibrated on {len(document['sets'])} versions of "
-        f"{document['rows']} rows of {document['task']} ({document['what']})",
+        f"{document['rows']} rows of {document['request']['task']} ({document['what']})",
         markup=False,
     )
     if found.outside:

@@ -31,13 +31,21 @@ if TYPE_CHECKING:
         perturb_rows,
         perturb_text,
     )
-    from neurolora.evaluation.accuracy_estimate import Calibration, calibrate
+    from neurolora.evaluation.accuracy_estimate import Calibration, calibrate, estimate_accuracy
     from neurolora.evaluation.classification import ClassificationAccuracy, classification_accuracy
     from neurolora.evaluation.decoding import Completion, DecodingSettings, generate_completions
     from neurolora.evaluation.harness import evaluate
+    from neurolora.evaluation.identity import identity_difference, identity_of
     from neurolora.evaluation.likelihood import TokenPair, score_continuations
     from neurolora.evaluation.loading import Loaded, describe_model, load_for_inference
-    from neurolora.evaluation.logits import AnswerLogits, answer_logits, example_logits
+    from neurolora.evaluation.logits import (
+        AnswerLogits,
+        AnswerScores,
+        answer_logits,
+        answer_scores,
+        example_logits,
+        example_scores,
+    )
     from neurolora.evaluation.prompts import render_prompts
     from neurolora.evaluation.results import EvaluationResult
     from neurolora.evaluation.scores import (
@@ -53,6 +61,7 @@ _HOMES = {
     "AccuracyEstimator": "neurolora.estimation",
     "Agreement": "neurolora.estimation",
     "AnswerLogits": "logits",
+    "AnswerScores": "logits",
     "Calibration": "accuracy_estimate",
     "ClassificationAccuracy": "classification",
     "Completion": "decoding",
@@ -68,6 +77,7 @@ _HOMES = {
     "TokenLoss": "scores",
     "TokenPair": "likelihood",
     "answer_logits": "logits",
+    "answer_scores": "logits",
     "answer_token_loss": "scores",
     "atc_threshold": "neurolora.estimation",
     "calibrate": "accuracy_estimate",
@@ -77,10 +87,14 @@ _HOMES = {
     "describe_model": "loading",
     "energies": "neurolora.estimation",
     "entropies": "neurolora.estimation",
+    "estimate_accuracy": "accuracy_estimate",
     "evaluate": "harness",
     "example_logits": "logits",
+    "example_scores": "logits",
     "frechet_distance": "neurolora.estimation",
     "generate_completions": "decoding",
+    "identity_difference": "identity",
+    "identity_of": "identity",
     "label_likelihood_accuracy": "scores",
     "load_for_inference": "loading",
     "measure_set": "neurolora.estimation",
@@ -98,6 +112,7 @@ __all__ = [
     "AccuracyEstimator",
     "Agreement",
     "AnswerLogits",
+    "AnswerScores",
     "Calibration",
     "ClassificationAccuracy",
     "Completion",
@@ -111,6 +126,7 @@ __all__ = [
     "TokenLoss",
     "TokenPair",
     "answer_logits",
+    "answer_scores",
     "answer_token_loss",
     "atc_threshold",
     "calibrate",
@@ -120,10 +136,14 @@ __all__ = [
     "describe_model",
     "energies",
     "entropies",
+    "estimate_accuracy",
     "evaluate",
     "example_logits",
+    "example_scores",
     "frechet_distance",
     "generate_completions",
+    "identity_difference",
+    "identity_of",
     "label_likelihood_accuracy",
     "load_for_inference",
     "measure_set",

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from neurolora.errors import ConfigError, explain
-from neurolora.estimation import PERTURBATIONS, AccuracyEstimator, perturb_rows
-from neurolora.evaluation.logits import AnswerLogits, answer_logits
+import numpy as np
+
+from neurolora.errors import ConfigError, DataError, explain
+from neurolora.estimation import PERTURBATIONS, AccuracyEstimator, Estimate, perturb_rows
+from neurolora.estimation.regression import LEAST_SETS
+from neurolora.evaluation.logits import AnswerScores, answer_scores
 from neurolora.tasks import Row, TaskRequest
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.4)
@@ -57,21 +60,59 @@ def calibrate(
     """Fit measure -> accuracy on `rows` as they are and under every perturbation at every strength.
 
     rows: labelled rows of the request's task, none of them to be estimated later. measure: one of
-    `neurolora.estimation.MEASURES` that takes logits. size: rows by which a set is measured, None = all; a
-    set to be estimated may not have fewer. Raises ConfigError and DataError.
+    `neurolora.estimation.MEASURES` that takes logits. size: by how many rows sets are measured, which one to
+    be estimated must have; None = as many as both it and `rows` have. Of each row only a number is kept.
+    Raises ConfigError, before the model runs, and DataError.
     """
-    estimator = AccuracyEstimator(measure, size=size or "smallest", seed=seed)
+    estimator = AccuracyEstimator(measure, size="smallest" if size is None else size, seed=seed)
+    estimator.check_settings(takes="logits")
+    _require_rows(len(rows), 2 if size is None else size)
     plan = list(_versions(rows, perturbations, strengths, seed))
-    found: list[AnswerLogits] = []
-    told: list[CalibrationSet] = []
+    if len(plan) < LEAST_SETS:
+        do = f"Ask for perturbations and strengths that make at least {LEAST_SETS} with the rows as they are"
+        raise ConfigError(explain("calibrating", f"{len(plan)} versions of the rows", do))
+    found: list[AnswerScores] = []
     for done, (name, strength, version) in enumerate(plan, start=1):
         progress(name if name == CLEAN else f"{name} {strength:g}", done - 1, len(plan))
-        found.append(answer_logits(model, tokenizer, request, version, batch_size))
-        told.append(CalibrationSet(name, strength, found[-1].accuracy))
+        found.append(answer_scores(model, tokenizer, request, version, estimator.row_scores, batch_size))
     progress("fitting", len(plan), len(plan))
-    sets, accuracies = [one.logits for one in found], [one.accuracy for one in told]
-    estimator.fit(sets, accuracies, source=sets[0], source_labels=found[0].gold)
+    scores, right = np.stack([one.scores for one in found]), np.stack([one.right for one in found])
+    estimator.fit_versions(scores, right, found[0].columns)
+    told = [
+        CalibrationSet(name, strength, one.accuracy)
+        for (name, strength, _), one in zip(plan, found, strict=True)
+    ]
     return Calibration(estimator, tuple(told), found[0].what, len(rows))
+
+
+def estimate_accuracy(
+    model: Any,
+    tokenizer: Any,
+    request: TaskRequest,
+    rows: Sequence[Row],
+    calibration: Calibration,
+    batch_size: int = 32,
+) -> Estimate:
+    """The accuracy on rows whose answers are not read, by a calibration of the same model and task.
+
+    Raises DataError for too few rows, and for logits of another kind than those it was calibrated on.
+    """
+    estimator = calibration.estimator
+    found = answer_scores(model, tokenizer, request, rows, estimator.row_scores, batch_size)
+    known = (calibration.what, estimator.n_features_in_)
+    if (found.what, found.columns) != known:
+        have = f"{_described(found.what, found.columns)}, and the calibration is of {_described(*known)}"
+        raise DataError(explain("estimating accuracy", have, "Calibrate on this model and task"))
+    return estimator.predict_scores(found.scores)
+
+
+def _described(what: str, columns: int | None) -> str:
+    return what if columns is None else f"{columns} {what}"
+
+
+def _require_rows(rows: int, least: int) -> None:
+    if rows < least:
+        raise DataError(explain("calibrating", f"{rows} labelled rows", f"Give at least {least}"))
 
 
 def _versions(

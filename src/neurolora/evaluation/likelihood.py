@@ -147,15 +147,16 @@ def _logits(model: Any, inputs: Tensor, wanted: int) -> Tensor:
 
 
 def next_token_logits(model: Any, contexts: Sequence[Sequence[int]]) -> Tensor:
-    """Logits of the token after each context: (rows, vocabulary), float32, on the model's device."""
-    longest = max(map(len, contexts))
-    ids = torch.zeros((len(contexts), longest), dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for row, context in enumerate(contexts):
-        ids[row, : len(context)], mask[row, : len(context)] = torch.tensor(context), 1
-    device = next(model.parameters()).device
-    logits: Tensor = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
-    return logits[torch.arange(len(contexts)), mask.sum(1).to(device) - 1].float()
+    """Logits of the token after each context: (rows, vocabulary), float32, on the model's device.
+
+    Positions before the shortest context's last are not computed where a model can leave them out: contexts
+    of like length cost least. Padding stands on the right, where a causal model cannot look.
+    """
+    width, shortest = max(map(len, contexts)), min(map(len, contexts))
+    inputs = torch.tensor([(*context, *(0,) * (width - len(context))) for context in contexts])
+    logits = _logits(model, inputs, wanted=width - shortest + 1)
+    ends = [logits.shape[1] - 1 - (width - len(context)) for context in contexts]
+    return logits[torch.arange(len(contexts)), ends].float()
 
 
 def accepted_arguments(model: Any) -> frozenset[str]:

@@ -1,6 +1,7 @@
-"""What a model gives each row to choose from, as one array: the input of label-free accuracy estimation.
+"""What a model gives each row to choose from, whole or reduced batch by batch: what estimates are made of.
 
-Room: evaluation. `accuracy_estimate.py` calls it. It runs the model as it is and changes nothing of it.
+Room: evaluation. `accuracy_estimate.py`, the command `estimate` and the search of merges' weights call it. It
+runs the model as it is and changes nothing of it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from neurolora.tasks import Example, Row, TaskRequest, make_example, template_of
 #: What fills up a row with fewer choices than another: so far below its best that it counts for nothing.
 ABSENT = 1e4
 NO_ANSWER = " ?"  # in the place of every answer that is not to be read
+LABELS, CHOICES, FIRST_TOKENS = (
+    "logits of the labels",
+    "log-likelihoods of the choices",
+    "logits of the first answer token",
+)
 Advance = Callable[[int], object]
+#: Logits (B, C) to what is kept of them, (B, ...): a row's must depend on no other row.
+Reduce = Callable[[NDArray[np.float32]], NDArray[Any]]
 
 
 class AnswerLogits(NamedTuple):
@@ -39,6 +47,24 @@ class AnswerLogits(NamedTuple):
         return float((self.logits.argmax(axis=1) == self.gold).mean())
 
 
+class AnswerScores(NamedTuple):
+    """scores: (N,), of each row's logits. right: (N,) bool, whether the largest was the right one.
+
+    what: of what the logits are. columns: how many a row has; None for choices, of which a row may have more
+    or fewer.
+    """
+
+    scores: NDArray[np.float64]
+    right: NDArray[np.bool_]
+    what: str
+    columns: int | None
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right rows."""
+        return float(self.right.mean())
+
+
 def answer_logits(
     model: Any,
     tokenizer: Any,
@@ -50,23 +76,57 @@ def answer_logits(
     """Logits of a classifier's labels; else log-likelihoods of the choices; else of the first answer token.
 
     rows: canonical rows of the request's task (`load_rows`). The last is for tasks without choices: (N, V),
-    and what is right is then the first token of the right answer. Raises DataError without
-    rows.
+    and what is right is then the first token of the right answer. Raises DataError without rows.
     """
+    return AnswerLogits(*_reduced(model, tokenizer, request, rows, _whole, batch_size, advance))
+
+
+def answer_scores(
+    model: Any,
+    tokenizer: Any,
+    request: TaskRequest,
+    rows: Sequence[Row],
+    score: Reduce,
+    batch_size: int = 32,
+    advance: Advance = lambda count: None,
+) -> AnswerScores:
+    """`answer_logits`, of which is kept whether each row is right, and `score` of its logits, (B, C) to (B,).
+
+    So no more than a batch of a large vocabulary is ever held. Raises DataError without rows.
+    """
+
+    def reduce(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        widths = np.full(len(logits), logits.shape[1])
+        return np.column_stack([score(logits), logits.argmax(axis=1), widths])
+
+    found, gold, what = _reduced(model, tokenizer, request, rows, reduce, batch_size, advance)
+    columns = None if what == CHOICES else int(found[0, 2])
+    return AnswerScores(found[:, 0], found[:, 1] == gold, what, columns)
+
+
+def _reduced(
+    model: Any,
+    tokenizer: Any,
+    request: TaskRequest,
+    rows: Sequence[Row],
+    reduce: Reduce,
+    batch_size: int,
+    advance: Advance,
+) -> tuple[NDArray[Any], NDArray[np.int64], str]:
+    """(what is kept of each row's logits, the right columns, of what the logits are)."""
     if not rows:
         raise DataError(explain("computing answers' logits", "there are no rows", "Give at least one"))
     if is_classifier(model):
         logits = classifier_logits(model, tokenizer, rows, batch_size, advance=advance).numpy()
-        return AnswerLogits(logits, np.array([row["label"] for row in rows]), "logits of the labels")
+        return reduce(logits), np.array([row["label"] for row in rows], dtype=np.int64), LABELS
     template = template_of(request)
     examples = [make_example(template, row) for row in rows]
-    logits = example_logits(model, tokenizer, examples, batch_size, advance)
+    found = example_scores(model, tokenizer, examples, reduce, batch_size, advance)
     if has_choices(examples):
-        gold = np.array([example.answer for example in examples], dtype=np.int64)
-        return AnswerLogits(logits, gold, "log-likelihoods of the choices")
+        return found, np.array([example.answer for example in examples], dtype=np.int64), CHOICES
     window = model_window(model, tokenizer)
     first = [encode_answer(example, tokenizer, window).continuation[0] for example in examples]
-    return AnswerLogits(logits, np.array(first), "logits of the first answer token")
+    return found, np.array(first, dtype=np.int64), FIRST_TOKENS
 
 
 def has_choices(examples: Sequence[Example]) -> bool:
@@ -85,10 +145,26 @@ def example_logits(
 
     No answer is read. A row with fewer choices than another is filled up with what counts for nothing.
     """
+    return example_scores(model, tokenizer, examples, _whole, batch_size, advance)
+
+
+def example_scores(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    reduce: Reduce,
+    batch_size: int = 32,
+    advance: Advance = lambda count: None,
+) -> NDArray[Any]:
+    """`reduce` of `example_logits`, (B, C) to (B, ...) batch by batch: (N, ...), in their order."""
     with in_eval_mode(model):
         if has_choices(examples):
-            return _of_choices(model, tokenizer, examples, batch_size, advance)
-        return _of_first_tokens(model, tokenizer, examples, batch_size, advance)
+            return reduce(_of_choices(model, tokenizer, examples, batch_size, advance))
+        return _of_first_tokens(model, tokenizer, examples, reduce, batch_size, advance)
+
+
+def _whole(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return logits
 
 
 def _of_choices(
@@ -106,15 +182,22 @@ def _of_choices(
 
 
 def _of_first_tokens(
-    model: Any, tokenizer: Any, examples: Sequence[Example], batch_size: int, advance: Advance
-) -> NDArray[np.float32]:
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    reduce: Reduce,
+    batch_size: int,
+    advance: Advance,
+) -> NDArray[Any]:
     window = model_window(model, tokenizer)
     unread = [dataclasses.replace(example, completion=NO_ANSWER) for example in examples]
     contexts = [encode_answer(example, tokenizer, window).context for example in unread]
+    # Longest first: padding stays small, and too little memory shows at once.
+    order = sorted(range(len(contexts)), key=lambda index: -len(contexts[index]))
     parts = []
-    for start in range(0, len(contexts), batch_size):
-        batch = contexts[start : start + batch_size]
+    for start in range(0, len(order), batch_size):
+        batch = [contexts[index] for index in order[start : start + batch_size]]
         with torch.no_grad():
-            parts.append(next_token_logits(model, batch).cpu().numpy())
+            parts.append(reduce(next_token_logits(model, batch).cpu().numpy()))
         advance(len(batch))
-    return np.concatenate(parts)
+    return np.concatenate(parts)[np.argsort(order)]

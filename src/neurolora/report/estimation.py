@@ -29,35 +29,39 @@ def write_estimate_page(
         ("Estimated accuracy", f"{percent[0]}% (95% interval {percent[1]} to {percent[2]})"),
         (f"{estimator.measure} of {rows} rows", number(found.value)),
         ("Calibrated on", f"{len(calibration['sets'])} versions of {calibration['rows']} rows"),
-        ("Task", calibration["task"]),
+        ("Task", calibration["request"]["task"]),
         ("Of", calibration["what"]),
     ]
     problems = [] if not found.outside else [
         "No calibration set was like these data: the measure lies outside the calibrated range, by "
         f"{abs(found.beyond):.2f} of its width."
     ]  # fmt: skip
+    reading = estimator.reading(rows)
     table = [
         (one["perturbation"], one["strength"], 100 * one["accuracy"], value)
-        for one, value in zip(calibration["sets"], estimator.values_, strict=True)
+        for one, value in zip(calibration["sets"], reading.values, strict=True)
     ]
     values = {
         "title": "Accuracy without labels",
         "subtitle": data,
         "problems": problems,
         "facts": facts,
-        "pictures": [fit_picture(calibration, estimator, found), strength_picture(calibration, estimator)],
+        "pictures": [fit_picture(calibration, estimator, found, rows), strength_picture(calibration)],
         "columns": ("version of the labelled rows", "strength", "accuracy, %", estimator.measure),
         "rows": table,
     }
     return write_page("estimate.html.j2", path, values)
 
 
-def fit_picture(calibration: Mapping[str, Any], estimator: AccuracyEstimator, found: Estimate) -> Picture:
-    """Calibration sets as points, the line with its 95% band, and the estimate with its interval."""
-    line, values = estimator.line_, estimator.values_
+def fit_picture(
+    calibration: Mapping[str, Any], estimator: AccuracyEstimator, found: Estimate, rows: int
+) -> Picture:
+    """Calibration sets as points, the line with its 95% band for so many rows, and the estimate on it."""
+    reading = estimator.reading(rows)
+    line, values = reading.line, reading.values
     low, high = min(values.min(), found.value), max(values.max(), found.value)
     x = np.linspace(low - 0.05 * (high - low), high + 0.05 * (high - low), 100)
-    middle, band = (100 * np.array([way(one) for one in x]) for way in (line.at, line.margin))
+    middle, band = (100 * np.array([way(one) for one in x]) for way in (line.at, reading.margin))
     with canvas(3.6) as (figure, axes):
         axes.fill_between(x, middle - band, middle + band, color=SERIES[0], alpha=0.12, lw=0)
         axes.plot(x, middle, color=SERIES[0], lw=1.2)
@@ -72,7 +76,7 @@ def fit_picture(calibration: Mapping[str, Any], estimator: AccuracyEstimator, fo
         return Picture("From the measure to accuracy", to_svg(figure), told)
 
 
-def strength_picture(calibration: Mapping[str, Any], estimator: AccuracyEstimator) -> Picture:
+def strength_picture(calibration: Mapping[str, Any]) -> Picture:
     """What each perturbation does to the accuracy, by its strength."""
     sets = calibration["sets"]
     clean = [(0.0, 100 * one["accuracy"]) for one in sets if one["strength"] == 0]

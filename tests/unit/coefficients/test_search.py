@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from neurolora.coefficients import search_weights
 from neurolora.coefficients.objectives import OBJECTIVES
 from neurolora.errors import ConfigError
 from neurolora.evaluation import example_logits, load_for_inference
-from neurolora.evaluation.likelihood import next_token_logits
 from neurolora.merging import MergeRequest, merge_adapters
 from neurolora.merging.request import make_parents
 from neurolora.tasks import Example
@@ -76,27 +75,6 @@ def test_entropy_is_shown_beside_the_oracle(parents: list[Path]) -> None:
     assert by_name["found"]["entropy"] <= by_name["equal"]["entropy"]
     assert by_name["oracle"]["validation"] <= min(by_name[n]["validation"] for n in ("equal", "found"))
     json.dumps(found.to_dict(), allow_nan=False)
-
-
-class Fixed(torch.nn.Module):
-    """A model whose next token is as likely as `logits` say after the last real token, certain elsewhere."""
-
-    def __init__(self, logits: torch.Tensor) -> None:
-        super().__init__()
-        self.logits = torch.nn.Parameter(logits)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
-        rows, length = input_ids.shape
-        out = torch.full((rows, length, len(self.logits)), -1e9)
-        out[:, :, 0] = 0.0  # anywhere else the model is certain
-        out[torch.arange(rows), attention_mask.sum(1) - 1] = self.logits.detach()
-        return SimpleNamespace(logits=out)
-
-
-def test_the_next_token_is_read_behind_the_last_real_one() -> None:
-    logits = torch.tensor([0.0, 1.0, -2.0])
-    found = next_token_logits(Fixed(logits), [(1, 2, 3), (4,)])
-    assert torch.equal(found, torch.stack([logits, logits]))
 
 
 @pytest.mark.parametrize("choices", [(), (" w1", " w2 w3")])

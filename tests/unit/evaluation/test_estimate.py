@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from neurolora.cli.main import main
 from neurolora.errors import ConfigError, DataError
-from neurolora.evaluation import answer_logits, calibrate, label_likelihood_accuracy
+from neurolora.estimation import MEASURES, AccuracyEstimator
+from neurolora.evaluation import (
+    answer_logits,
+    answer_scores,
+    calibrate,
+    estimate_accuracy,
+    identity_difference,
+    identity_of,
+    label_likelihood_accuracy,
+)
 from neurolora.tasks import TaskRequest, make_example, save_task, template_of
 
 CHOICES = TaskRequest(task="scienceqa", choice_template=" {{ choices[index] }}")
@@ -73,6 +84,27 @@ def test_without_choices_it_is_the_first_answer_token(llama: Any, tokenizer: Any
         assert gold == whole[len(prompt)]
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_large_vocabulary_is_reduced_batch_by_batch_in_the_order_of_the_rows(
+    llama: Any, tokenizer: Any, batch_size: int
+) -> None:
+    rows = sum_rows()
+    rows[3]["question"] = "Tom has " + "more and " * 5 + "more apples."
+    seen: list[int] = []
+
+    def largest(logits: Any) -> Any:
+        seen.append(len(logits))
+        return logits.max(axis=1)
+
+    found = answer_scores(llama, tokenizer, SUMS, rows, largest, batch_size)
+    whole = answer_logits(llama, tokenizer, SUMS, rows, 1)
+    assert max(seen) == batch_size
+    np.testing.assert_allclose(found.scores, whole.logits.max(axis=1), atol=1e-5)
+    assert len(set(found.scores.round(4).tolist())) > 2
+    assert found.right.tolist() == (whole.logits.argmax(axis=1) == whole.gold).tolist()
+    assert (found.what, found.columns) == (whole.what, whole.logits.shape[1])
+
+
 def test_no_rows_are_refused(llama: Any, tokenizer: Any) -> None:
     with pytest.raises(DataError, match="no rows"):
         answer_logits(llama, tokenizer, CHOICES, [])
@@ -97,9 +129,65 @@ def test_calibration_measures_the_model_on_every_version_of_the_rows(llama: Any,
     assert found.what == "log-likelihoods of the choices"
 
 
-def test_a_perturbation_that_there_is_not_is_refused_before_the_model_runs(tokenizer: Any) -> None:
-    with pytest.raises(ConfigError, match=r"no perturbation 'noise'.*typos"):
-        calibrate(None, tokenizer, CHOICES, choice_rows(), perturbations=["typos", "noise"])
+@pytest.mark.parametrize("choices", [2, 6])
+def test_new_rows_may_have_fewer_or_more_choices_than_the_known(
+    llama: Any, tokenizer: Any, choices: int
+) -> None:
+    known = calibrate(
+        llama, tokenizer, CHOICES, choice_rows(40), measure="mean_entropy",
+        perturbations=["dropped_words", "typos"], strengths=[0.3, 0.9],
+    )  # fmt: skip
+    names = ["Anna", "Bert", "Cora", "Dora", "Tom", "Eve"][:choices]
+    rows = [{**row, "choices": names, "answer": 0} for row in choice_rows(20)]
+    found = estimate_accuracy(llama, tokenizer, CHOICES, rows, known)
+    logits = answer_logits(llama, tokenizer, CHOICES, rows).logits
+    assert logits.shape == (20, choices)
+    assert found == known.estimator.predict(logits)
+
+
+def test_another_kind_of_logits_is_refused(llama: Any, tokenizer: Any) -> None:
+    options = {"perturbations": ["dropped_words", "typos"], "strengths": [0.3, 0.9]}
+    known = calibrate(llama, tokenizer, CHOICES, choice_rows(40), measure="mean_entropy", **options)
+    with pytest.raises(DataError, match=r"first answer token, and the calibration is of log-likelihoods"):
+        estimate_accuracy(llama, tokenizer, SUMS, sum_rows(), known)
+
+
+class Untouched:
+    """A model that must not be looked at, let alone run."""
+
+    def __getattribute__(self, name: str) -> Any:
+        pytest.fail(f"the model was asked for {name}")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"perturbations": ["typos", "noise"]}, r"no perturbation 'noise'.*typos"),
+        ({"strengths": [0.1, 2]}, "from 0 to 1"),
+        ({"perturbations": []}, "1 versions"),
+        ({"measure": "mood"}, "there is no 'mood'"),
+        ({"measure": "frechet"}, "it takes features"),
+        ({"size": 1}, "at least 2"),
+        ({"size": 0}, "at least 2"),
+        ({"size": 13}, "12 labelled rows"),
+        ({"seed": -1}, "at least 0"),
+    ],
+)
+def test_wrong_settings_are_refused_before_the_model_runs(
+    tokenizer: Any, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises((ConfigError, DataError), match=said):
+        calibrate(Untouched(), tokenizer, CHOICES, choice_rows(12), **options)
+
+
+def test_every_measure_of_logits_calibrates(llama: Any, tokenizer: Any) -> None:
+    """Of each row one number is kept: what is saved does not grow with the vocabulary."""
+    for measure in [name for name, row in MEASURES.items() if row.takes == "logits"]:
+        found = calibrate(
+            llama, tokenizer, CHOICES, choice_rows(12), measure=measure,
+            perturbations=["dropped_words"], strengths=[0.3, 0.9],
+        )  # fmt: skip
+        assert found.estimator.calibrated_.versions.scores.shape == (3, 12)
 
 
 # --- the command
@@ -107,6 +195,18 @@ def test_a_perturbation_that_there_is_not_is_refused_before_the_model_runs(token
 
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer: Any) -> Path:
+    return make_folder(tmp_path, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """The same with a calibration; not to be changed."""
+    made = make_folder(tmp_path_factory.mktemp("calibrated"), tokenizer)
+    saved_by(made)
+    return made
+
+
+def make_folder(tmp_path: Path, tokenizer: Any) -> Path:
     """A classifier's adapter on its base, labelled rows of its task, and a file without labels."""
     from peft import LoraConfig, get_peft_model
     from transformers import BertConfig, BertForSequenceClassification
@@ -163,7 +263,7 @@ def test_an_estimate_with_its_interval_its_page_and_its_calibration(
     assert 0 <= told["low"] <= told["accuracy"] <= told["high"] <= 1
     assert told["rows"] == 20
     assert len(told["calibration"]["sets"]) == 7
-    assert told["calibration"]["estimator"]["size"] == 20
+    assert told["calibration"]["request"]["task"] == "text"
     assert told["calibration"]["environment"]["versions"]["torch"]
     assert "<svg" in page.read_text()
 
@@ -175,12 +275,114 @@ def test_an_estimate_with_its_interval_its_page_and_its_calibration(
     }
 
 
-def test_data_unlike_the_calibration_are_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def saved_by(folder: Path, *more: str) -> Path:
     saved = folder / "calibration.json"
-    assert main(words(folder, "--measure", "mean_entropy", "--save", str(saved))) == 0
+    options = ["--measure", "mean_entropy", "--strengths", "0.2,0.8", "--save", str(saved)]
+    assert main(words(folder, *options, *more)) == 0
+    return saved
+
+
+def test_a_smaller_file_is_measured_at_its_own_size_unless_a_size_was_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = saved_by(folder)
+    lines = (folder / "new.jsonl").read_text().splitlines()
+    (folder / "few.jsonl").write_text("\n".join(lines[:7]))
+    few = ["estimate", str(folder / "adapter"), "--data", str(folder / "few.jsonl"), "--calibration"]
+    capsys.readouterr()
+    assert main([*few, str(saved)]) == 0
+    assert "of 7 rows" in capsys.readouterr().out
+    assert main([*few, str(saved_by(folder, "--size", "10"))]) == 3
+    assert "Give at least 10 rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--calibrate", "text"],
+        ["--measure", "mde"],
+        ["--rows", "500"],
+        ["--size", "5"],
+        ["--perturbations", "typos"],
+        ["--strengths", "0.1"],
+        ["--seed", "0"],
+        ["--split", "validation"],
+        ["--dataset-name", "x"],
+    ],
+)
+def test_what_a_calibration_has_decided_is_not_asked_again(
+    tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is read: neither the adapter nor the calibration is there."""
+    assert main(words(tmp_path, "--calibration", str(tmp_path / "none.json"), *more)) == 2
+    assert f"Leave out {more[0]}" in capsys.readouterr().err
+
+
+def test_a_calibration_serves_its_own_model_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = saved_by(folder)
+    file = folder / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({name: value + 0.01 for name, value in tensors.items()}, file, {"format": "pt"})
+    capsys.readouterr()
+    assert main(words(folder, "--calibration", str(saved))) == 4
+    assert "it was made with adapter" in capsys.readouterr().err
+    save_file(tensors, file, {"format": "pt"})
+    assert main(words(folder, "--calibration", str(saved))) == 0
+    base = folder / "base" / "model.safetensors"
+    save_file({name: 2 * value for name, value in load_file(base).items()}, base, {"format": "pt"})
+    assert main(words(folder, "--calibration", str(saved))) == 4
+    assert "it was made on base" in capsys.readouterr().err
+
+
+def test_a_plain_model_is_known_exactly_and_a_base_in_any_dtype(llama: Any, adapted: Any) -> None:
+    plain, own = identity_of(llama), identity_of(adapted)
+    assert identity_difference(plain, llama) is None
+    assert identity_difference(own, adapted) is None
+    assert json.loads(json.dumps(own)) == own
+    assert "made with no adapter" in str(identity_difference(plain, adapted))
+    tuned, rounded = copy.deepcopy(llama), copy.deepcopy(adapted)
+    with torch.no_grad():
+        for weight in tuned.parameters():
+            weight *= 1.001
+        for name, weight in rounded.named_parameters():
+            if ".neurolora_" not in name and "lora_" not in name:
+                weight.copy_(weight.bfloat16())
+    assert "made on base" in str(identity_difference(plain, tuned))
+    assert identity_difference(own, rounded) is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"estimator": []}, "it is no mapping"),
+        ({"estimator": None}, "it is no mapping"),
+        ({"sets": [1, 2]}, "it is damaged"),
+        ({"sets": []}, "0 sets"),
+        ({"request": {"task": "text", "colour": "red"}}, "unknown key 'colour'"),
+        ({"rows": "many"}, "it is damaged"),
+        ({"model": {"base": None}}, "what it says of its model is damaged"),
+        ({"model": []}, "what it says of its model is damaged"),
+        ({"what": "logits of something"}, "the calibration is of 3 logits of something"),
+    ],
+)
+def test_a_damaged_calibration_is_told(
+    calibrated: Path, tmp_path: Path, damage: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads((calibrated / "calibration.json").read_text())
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(document | damage))
+    assert main(words(calibrated, "--calibration", str(path))) == 3
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_data_unlike_the_calibration_are_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = saved_by(folder)
     document = json.loads(saved.read_text())
-    values = document["estimator"]["values"]
-    document["estimator"]["values"] = [value + 2 * (max(values) - min(values)) for value in values]
+    estimator = AccuracyEstimator.from_state(document["estimator"])
+    versions = estimator.calibrated_.versions
+    far = AccuracyEstimator("mean_entropy")
+    far.fit_versions(versions.scores + 2 * np.ptp(estimator.values_), versions.right, columns=3)
+    document["estimator"] = far.state_dict()
     saved.write_text(json.dumps(document))
     capsys.readouterr()
     page = folder / "far.html"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from neurolora.errors import DataError
-from neurolora.evaluation.likelihood import TokenPair, model_window, score_continuations
+from neurolora.evaluation.likelihood import TokenPair, model_window, next_token_logits, score_continuations
 
 
 def random_pairs(count: int, vocabulary: int = 320) -> list[TokenPair]:
@@ -99,6 +99,28 @@ def test_a_model_without_logits_to_keep_scores_alike(llama: Any) -> None:
     found = [score.log_likelihood for score in score_continuations(Plain(), pairs, 5)]
     expected = [score.log_likelihood for score in score_continuations(llama, pairs, 5)]
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+class Echo(torch.nn.Module):
+    """A model whose logits at a place are 9 times the token there and its place; it says what it computed."""
+
+    device = torch.device("cpu")
+    computed = 0
+
+    def forward(self, input_ids: torch.Tensor, logits_to_keep: int = 0) -> Any:
+        places = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+        logits = torch.stack([9.0 * input_ids, places], dim=-1)[:, -logits_to_keep:]
+        self.computed = logits.shape[1]
+        return SimpleNamespace(logits=logits)
+
+
+def test_the_next_token_is_read_behind_the_last_real_one() -> None:
+    model = Echo()
+    found = next_token_logits(model, [(1, 2, 3), (4, 5), (6, 7, 8)])
+    assert found.tolist() == [[27.0, 2.0], [45.0, 1.0], [72.0, 2.0]]
+    assert model.computed == 2  # nothing before the shorter context's end
+    next_token_logits(model, [(1,) * 50, (2,) * 50])
+    assert model.computed == 1
 
 
 def test_a_long_context_is_cut_on_its_left(llama: Any) -> None:
