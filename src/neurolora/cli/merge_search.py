@@ -41,15 +41,19 @@ def search_and_show(
 
 
 def search_table(found: SearchResult) -> Table:
-    """Equal weights, the found ones and the oracle's, with every objective relative to the parents alone."""
+    """Equal weights, the found ones and the oracle's, with every objective beside the parents alone."""
     from rich.table import Table
+
+    from neurolora.coefficients.objectives import OBJECTIVES
 
     rows = ", ".join(f"{count} of {task}" for task, count in found.rows.items())
     title = f"{found.evaluations} merges tried by {found.objective}, on {found.split} rows: {rows}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     names = list(found.compared[0].scores)
-    for column in ("weights", "", *(f"{name} / alone" for name in names)):
-        table.add_column(column, justify="right" if column.endswith("alone") else "left")
+    for column in ("weights", ""):
+        table.add_column(column)
+    for name in names:
+        table.add_column(OBJECTIVES[name].column, justify="right")
     for one in found.compared:
         weights = ", ".join(f"{weight:.3f}" for weight in one.weights)
         table.add_row(one.name, weights, *(f"{one.scores[name]:.4f}" for name in names))

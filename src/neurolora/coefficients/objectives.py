@@ -1,6 +1,7 @@
 """What a merge is judged by while its weights are searched, as rows of data: lower is better.
 
-Room: coefficients. Every objective looks at the model on each task's rows and gives one number a task.
+Room: coefficients. Every objective looks at the model on each task's rows, gives one number a task, and says
+how that stands to the number of the task's parent alone.
 """
 
 from __future__ import annotations
@@ -11,20 +12,40 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neurolora.evaluation import answer_token_loss, entropies, example_logits, meta_distribution_energy
+from neurolora.estimation.energy import energy_spread
+from neurolora.evaluation import answer_token_loss, energies, entropies, example_scores
 from neurolora.tasks import Example
 
 Measure = Callable[[Any, Any, Sequence[Example], int], float]
 
 
+def ratio(value: float, alone: float) -> float:
+    """value / alone, for what is better the lower it is."""
+    return value / max(alone, 1e-8)
+
+
+def distance(value: float, alone: float) -> float:
+    """|value - alone|, for what is best as the parent alone has it."""
+    return abs(value - alone)
+
+
 @dataclass(frozen=True)
 class Objective:
-    """One way to judge. needs_labels: whether it reads the rows' answers."""
+    """One way to judge. needs_labels: whether it reads the rows' answers.
+
+    measure: of a model on a task's rows. beside(value, value of the parent alone): what is minimised.
+    """
 
     name: str
     about: str
     measure: Measure
     needs_labels: bool
+    beside: Callable[[float, float], float] = ratio
+
+    @property
+    def column(self) -> str:
+        """What is minimised, as the head of a column."""
+        return f"{self.name} / alone" if self.beside is ratio else f"|{self.name} - alone|"
 
 
 def answer_loss(model: Any, tokenizer: Any, examples: Sequence[Example], batch_size: int) -> float:
@@ -39,16 +60,22 @@ def prompt_entropy(model: Any, tokenizer: Any, examples: Sequence[Example], batc
     probabilities are here those of the first token.
     """
     prompts = [dataclasses.replace(example, choices=()) for example in examples]
-    logits = example_logits(model, tokenizer, prompts, batch_size)
-    return float(entropies(logits).mean()) / math.log(logits.shape[1])
+
+    def share(logits: Any) -> Any:
+        return entropies(logits) / math.log(logits.shape[1])
+
+    return float(example_scores(model, tokenizer, prompts, share, batch_size).mean())
 
 
 def answer_energy(model: Any, tokenizer: Any, examples: Sequence[Example], batch_size: int) -> float:
     """Meta-Distribution Energy of the choices (or first answer tokens), less log N; answers are not read.
 
-    Source: arXiv 2401.12689, where it falls with the loss; whether it does for a merge is to be measured.
+    It is least, 0, when all rows have one energy, as with a model that says nothing of any. So it is not
+    minimised: what is minimised is how far the merge's is from the parent's. Source: arXiv 2401.12689, which
+    says nothing of merges.
     """
-    return meta_distribution_energy(example_logits(model, tokenizer, examples, batch_size))
+    found = example_scores(model, tokenizer, examples, energies, batch_size)
+    return float(energy_spread(found)) - math.log(len(found))
 
 
 OBJECTIVES = {
@@ -58,6 +85,12 @@ OBJECTIVES = {
         Objective(
             "entropy", "entropy of the first answer token after unlabelled prompts", prompt_entropy, False
         ),
-        Objective("mde", "Meta-Distribution Energy of the answers to choose from", answer_energy, False),
+        Objective(
+            "mde",
+            "how far the Meta-Distribution Energy of the answers is from the parent's",
+            answer_energy,
+            False,
+            beside=distance,
+        ),
     )
 }

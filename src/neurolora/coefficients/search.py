@@ -25,7 +25,7 @@ LOW, HIGH = 0.0, 1.0  # above 1 a merge is sure of itself rather than right, and
 
 @dataclass(frozen=True)
 class Judged:
-    """One set of weights, and what each objective says of its merge: mean over tasks, relative to alone."""
+    """One set of weights, and what each objective says of its merge: mean over tasks, beside alone."""
 
     name: str
     weights: tuple[float, ...]
@@ -75,8 +75,9 @@ def search_weights(
 ) -> SearchResult:
     """Weights in [0, 1], one for each parent, for which the merge is best on the parents' own tasks.
 
-    Minimises the mean over tasks of the objective, each task's relative to its parent alone, by SciPy's
-    Nelder-Mead from equal weights, with at most `budget` merges. rows: of each task's `split`, at most.
+    Minimises the mean over tasks of the objective, each task's beside that of its parent alone (the ratio;
+    for "mde" the distance), by SciPy's Nelder-Mead from equal weights, with at most `budget` merges. rows: of
+    each task's `split`, at most.
     oracle: search by labels as well, to show what an objective without labels misses.
 
     Raises ConfigError for the test split, an unknown objective, a method without weights, or a budget that is
@@ -140,14 +141,14 @@ class _Judge:
         self._alone: dict[str, list[float]] = {}
 
     def __call__(self, weights: Sequence[float], *objectives: Objective) -> list[float]:
-        """For each objective, the mean over tasks of its value over that for the parent alone."""
+        """For each objective, the mean over tasks of its value beside that for the parent alone."""
         alone = [self.alone(objective) for objective in objectives]
         self.candidates.take(weights)
-        return [self._relative(objective, own) for objective, own in zip(objectives, alone, strict=True)]
+        return [self._beside(objective, own) for objective, own in zip(objectives, alone, strict=True)]
 
-    def _relative(self, objective: Objective, alone: Sequence[float]) -> float:
+    def _beside(self, objective: Objective, alone: Sequence[float]) -> float:
         values = [self._measure(objective, row) for row in self.tasks]
-        return float(np.mean([value / max(own, 1e-8) for value, own in zip(values, alone, strict=True)]))
+        return float(np.mean([objective.beside(*pair) for pair in zip(values, alone, strict=True)]))
 
     def alone(self, objective: Objective) -> list[float]:
         """The objective of each parent alone on its own task: weight 1 for it and 0 for the others."""

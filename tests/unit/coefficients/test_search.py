@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from neurolora.cli.main import app
-from neurolora.coefficients import search_weights
+from neurolora.coefficients import search, search_weights
 from neurolora.coefficients.objectives import OBJECTIVES
 from neurolora.errors import ConfigError
-from neurolora.evaluation import example_logits, load_for_inference
+from neurolora.evaluation import example_logits, load_for_inference, meta_distribution_energy
 from neurolora.merging import MergeRequest, merge_adapters
 from neurolora.merging.request import make_parents
-from neurolora.tasks import Example
+from neurolora.tasks import Example, load_examples, read_task
 from neurolora.training import load_config, run_training
 
 BUDGET = 7
@@ -102,11 +102,55 @@ def test_an_objective_without_labels_reads_no_answer(
         assert first == pytest.approx(np.log(np.exp(energy).mean()) - energy.mean(), rel=1e-5)
 
 
-def test_mde_chooses_weights(parents: list[Path]) -> None:
+def test_mde_is_brought_as_near_to_that_of_the_parents_as_the_weights_that_were_tried(
+    parents: list[Path], tmp_path: Path
+) -> None:
     found = search_weights(request(parents), "mde", rows=4, budget=BUDGET)
-    by_name = {one.name: one.scores for one in found.compared}
-    assert by_name["found"]["mde"] <= by_name["equal"]["mde"]
-    assert set(by_name["found"]) == {"validation", "entropy", "mde"}
+    examples = load_examples(dataclasses.replace(read_task(parents[0]).request, limit=4), "validation")
+
+    def energy(path: Path) -> float:
+        loaded = load_for_inference(path)
+        return meta_distribution_energy(example_logits(loaded.model, loaded.tokenizer, examples))
+
+    alone = [energy(path) for path in parents]
+    merge_adapters(parents, tmp_path / "found", method="task_arithmetic", weights=list(found.weights))
+    by_hand = np.mean([abs(energy(tmp_path / "found") - one) for one in alone])
+    assert found.value == pytest.approx(by_hand, rel=1e-4)
+    assert set(found.compared[0].scores) == {"validation", "entropy", "mde"}
+
+
+class Silent:
+    """Candidates whose energy on a task is (own weight + half of the other's)^2: gone at weights of 0."""
+
+    def __init__(self, *_: Any) -> None:
+        self.model, self.tokenizer = None, None
+
+    def take(self, weights: Any) -> None:
+        self.model = tuple(weights)
+
+
+def silent_energy(weights: Any, tokenizer: Any, examples: list[Example], batch_size: int) -> float:
+    own = examples[0].answer
+    assert own is not None
+    return float((weights[own] + 0.5 * weights[1 - own]) ** 2)
+
+
+def test_a_model_that_says_nothing_is_not_the_best_by_mde(
+    parents: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone each parent has energy 1; both have it in the merge at weights 2/3, far from where it starts."""
+    tasks = [search._Rows(f"task {own}", [Example("", "", (), own)]) for own in (0, 1)]
+    monkeypatch.setattr(search, "Candidates", Silent)
+    monkeypatch.setattr(search, "_rows_of", lambda *_: tasks)
+    for name, row in OBJECTIVES.items():
+        monkeypatch.setitem(OBJECTIVES, name, dataclasses.replace(row, measure=silent_energy))
+    made = request(parents)
+    found = search_weights(made, "mde", budget=60)
+    equal = found.compared[0]
+    assert equal.scores["mde"] == pytest.approx(1 - 0.75**2)
+    assert found.weights == pytest.approx((2 / 3, 2 / 3), abs=0.02)
+    # A measure that is better the lower it is does end there.
+    assert search_weights(made, "entropy", budget=60).weights == pytest.approx((0, 0), abs=0.02)
 
 
 def test_only_the_labelled_objective_reads_labels() -> None:
