@@ -7,8 +7,13 @@
 Each adapter's line from measure to accuracy is calibrated on validation rows as they are and under two kinds
 of noise, and judged on test rows: as they are, under the same kinds (seen), and under others (unseen).
 Strengths are the same; no test row calibrates. Measures that are estimates by themselves are also judged
-without a line. A measure's temperature is 1. Of a language model on a task with choices the logits are those
-of the choices, else those of the first answer token; it has no features, so no Frechet distance.
+without a line. Confidences and entropies are taken at a temperature that is fitted to the validation rows as
+they are (temperature scaling, as these measures were published); MDE at T = 1, as its paper has it, and at
+that temperature too. Under a line a difference to the source is the same as what it is a difference of, so it
+has no row of its own there. Correlations are of estimates before they are cut to [0, 1]. Of a language model
+on a task with choices the logits are those of the choices, else those of the first answer token; it has no
+features, so no Frechet distance. The world's run folders may be those of `neurolora reproduce` (its cells'
+`adapter`); the seed of its search, 100, is none of --seeds.
 """
 
 from __future__ import annotations
@@ -25,7 +30,15 @@ import numpy as np
 import torch
 from merging_table import interval
 
-from neurolora.estimation import MEASURES, AccuracyEstimator, correlations, measure_set, perturb_rows
+from neurolora.estimation import (
+    MEASURES,
+    PERTURBATIONS,
+    AccuracyEstimator,
+    correlations,
+    fit_temperature,
+    measure_set,
+    perturb_rows,
+)
 from neurolora.files import write_json
 from neurolora.provenance import environment
 
@@ -67,54 +80,96 @@ def versions(answer: Answer, known: list[Any], new: list[Any], seed: int) -> Ite
     plan = [("calibration", known, CALIBRATED), ("seen", new, CALIBRATED), ("unseen", new, UNSEEN)]
     for group, rows, kinds in plan:
         for kind in kinds:
-            for strength in STRENGTHS:
-                try:
-                    changed = perturb_rows(rows, kind, strength, seed)
-                except ValueError:  # a task whose rows have nothing that this noise changes
-                    continue
-                yield Version(group, kind, strength, answer(changed))
+            for strength in STRENGTHS if _reaches(kind, rows) else ():
+                yield Version(group, kind, strength, answer(perturb_rows(rows, kind, strength, seed)))
+
+
+def _reaches(kind: str, rows: list[Any]) -> bool:
+    """Whether any row has a text that this noise changes: questions without a passage cannot be shortened."""
+    return any(str(row.get(field) or "").strip() for row in rows for field in PERTURBATIONS[kind].fields)
+
+
+class Rival(NamedTuple):
+    """A row of the table. scaled: whether at the fitted temperature; line: whether there is one."""
+
+    label: str
+    measure: str
+    scaled: bool = True
+    line: bool = True
+
+
+RIVALS = (
+    Rival("mde", "mde", scaled=False),
+    Rival("mde, T fitted", "mde"),
+    Rival("average_confidence", "average_confidence"),
+    Rival("confidence_difference", "confidence_difference", line=False),
+    Rival("atc_confidence", "atc_confidence"),
+    Rival("atc_entropy", "atc_entropy"),
+    Rival("mean_entropy", "mean_entropy"),
+    Rival("frechet", "frechet", scaled=False),
+)
 
 
 def assess(found: Sequence[Version]) -> list[dict[str, Any]]:
-    """For each measure and group of sets: error of the estimates, and correlation of measure and accuracy."""
+    """For each rival and group of sets: errors of the estimates, and correlations with the truth."""
     fitted = [one for one in found if one.group == "calibration"]
-    source, truth = fitted[0].answers, [one.answers.accuracy for one in fitted]
+    source = fitted[0].answers
+    temperature = fit_temperature(source.logits, source.right)
     rows = []
-    for name, measure in MEASURES.items():
-        if measure.takes == "features" and source.features is None:
+    for rival in RIVALS:
+        if MEASURES[rival.measure].takes == "features" and source.features is None:
             continue
-        pick = _picker(measure.takes)
-        estimator = AccuracyEstimator(name)
-        estimator.fit(
-            [pick(one) for one in fitted], truth, source=pick(fitted[0]), source_labels=source.right
-        )
+        own = temperature if rival.scaled else 1.0
+        estimator = _fitted(rival, fitted, own) if rival.line else None
         for group in ("clean", "seen", "unseen"):
-            sets = [one for one in found if one.group == group]
-            if not sets:
-                continue
-            estimates = [estimator.predict(pick(one)) for one in sets]
-            true = [one.answers.accuracy for one in sets]
-            inside = [each.low <= value <= each.high for each, value in zip(estimates, true, strict=True)]
-            row = {"measure": name, "group": group, "sets": len(sets), "inside": float(np.mean(inside))}
-            errors = [abs(float(each) - value) for each, value in zip(estimates, true, strict=True)]
-            row["error_points"] = 100 * float(np.mean(errors))
-            if len(sets) > 2:
-                agreement = correlations(estimates, true)
-                row |= {"spearman": agreement.spearman, "pearson": agreement.pearson}
-            if measure.is_accuracy:
-                plain = [
-                    measure_set(name, pick(one), source=pick(fitted[0]), source_labels=source.right)
-                    for one in sets
-                ]
-                row["plain_error_points"] = 100 * float(
-                    np.mean([abs(p - value) for p, value in zip(plain, true, strict=True)])
-                )
-            rows.append(row)
+            if sets := [one for one in found if one.group == group]:
+                row = {"measure": rival.label, "temperature": own, "group": group, "sets": len(sets)}
+                rows.append(row | _by_line(estimator, rival, sets) | _plain(rival, source, sets, own))
     return rows
 
 
-def _picker(takes: str) -> Callable[[Version], Any]:
-    return lambda one: one.answers.features if takes == "features" else one.answers.logits
+def _fitted(rival: Rival, fitted: Sequence[Version], temperature: float) -> AccuracyEstimator:
+    """All sets are versions of the same rows; of features, which are kept whole, only figures are."""
+    estimator = AccuracyEstimator(rival.measure, temperature=temperature)
+    if MEASURES[rival.measure].takes == "features":
+        sets, truth = [one.answers.features for one in fitted], [one.answers.accuracy for one in fitted]
+        return estimator.fit(sets, truth, source=sets[0])
+    right = [one.answers.logits.argmax(axis=1) == one.answers.right for one in fitted]
+    return estimator.fit_versions(
+        [estimator.row_scores(one.answers.logits) for one in fitted], np.stack(right)
+    )
+
+
+def _by_line(estimator: AccuracyEstimator | None, rival: Rival, sets: Sequence[Version]) -> dict[str, float]:
+    if estimator is None:
+        return {}
+    estimates = [estimator.predict(_taken(rival, one)) for one in sets]
+    true = [one.answers.accuracy for one in sets]
+    pairs = list(zip(estimates, true, strict=True))
+    told = {
+        "inside": float(np.mean([each.low <= value <= each.high for each, value in pairs])),
+        "width_points": 100 * float(np.mean([each.high - each.low for each in estimates])),
+        "error_points": 100 * float(np.mean([abs(float(each) - value) for each, value in pairs])),
+    }
+    if len(sets) > 2:
+        agreement = correlations(estimates, true)
+        told |= {"spearman": agreement.spearman, "pearson": agreement.pearson}
+    return told
+
+
+def _plain(rival: Rival, source: Answers, sets: Sequence[Version], temperature: float) -> dict[str, float]:
+    """The error of a measure that is itself an estimate."""
+    if not MEASURES[rival.measure].is_accuracy:
+        return {}
+    known = {"source": source.logits, "source_labels": source.right, "temperature": temperature}
+    errors = [
+        abs(measure_set(rival.measure, one.answers.logits, **known) - one.answers.accuracy) for one in sets
+    ]
+    return {"plain_error_points": 100 * float(np.mean(errors))}
+
+
+def _taken(rival: Rival, one: Version) -> Any:
+    return one.answers.features if MEASURES[rival.measure].takes == "features" else one.answers.logits
 
 
 # --- classifiers on real text ------------------------------------------------------------------------------
@@ -169,23 +224,32 @@ def world_cells(
     arguments: argparse.Namespace,
 ) -> Iterator[tuple[str, str, int, Answer, list[Any], list[Any]]]:
     """Every run folder on a task of the world: `run.json` says which, `config.yaml` with which seed."""
-    import yaml
-
     from neurolora.tasks import TaskRequest, load_rows
 
-    for path in sorted(arguments.folder.rglob("run.json")):
-        facts = json.loads(path.read_text())
-        seed = yaml.safe_load((path.parent / "config.yaml").read_text())["train"]["seed"]
-        if (
-            facts["task"] not in WORLD_TASKS
-            or facts["method"] not in REAL_METHODS
-            or seed not in arguments.seeds
-        ):
-            continue
-        request = TaskRequest(task=facts["task"], limit=arguments.rows)
+    for (method, task, seed), folder in _world_runs(arguments.folder, arguments.seeds).items():
+        request = TaskRequest(task=task, limit=arguments.rows)
         known, new = (load_rows(request, split) for split in ("validation", "test"))
-        name = f"{facts['method']}-{facts['task']}"
-        yield name, facts["task"], seed, _language_answer(path.parent, request), known, new
+        yield f"{method}-{task}", task, seed, _language_answer(folder, request), known, new
+
+
+def _world_runs(root: Path, seeds: Sequence[int]) -> dict[tuple[str, str, int], Path]:
+    """(method, task, seed) -> its run folder. Which of two is meant is not for us to choose."""
+    import yaml
+
+    found: dict[tuple[str, str, int], Path] = {}
+    for path in sorted(root.rglob("run.json")):
+        facts, config = json.loads(path.read_text()), path.parent / "config.yaml"
+        if facts.get("task") not in WORLD_TASKS or facts.get("method") not in REAL_METHODS:
+            continue
+        key = (facts["method"], facts["task"], yaml.safe_load(config.read_text())["train"]["seed"])
+        # Beside the plain ones `world_merging.py` has variants: NeuroLoRA with an A each, or with silence.
+        is_variant = path.parts[-3] == "parents" and path.parent.name != "-".join(map(str, key))
+        if key[2] not in seeds or is_variant:
+            continue
+        if key in found:
+            raise SystemExit(f"{' '.join(map(str, key))}: both {found[key]} and {path.parent}; give one")
+        found[key] = path.parent
+    return found
 
 
 def _language_answer(folder: Path, request: Any) -> Answer:
@@ -230,6 +294,7 @@ COLUMNS = {
     "Spearman, unseen": ("unseen", "spearman"),
     "Pearson": ("unseen", "pearson"),
     "inside, %": ("unseen", "inside"),
+    "width": ("unseen", "width_points"),
 }
 
 
@@ -241,10 +306,10 @@ def print_table(folder: Path) -> None:
         mine = [cell for cell in cells if cell["benchmark"] == benchmark]
         print(f"\n{benchmark}: {len(mine)} adapters, seeds {sorted({cell['seed'] for cell in mine})}\n")
         print(f"| measure | {' | '.join(COLUMNS)} |\n" + "|---" * (1 + len(COLUMNS)) + "|")
-        for measure in MEASURES:
-            told = [_of_seeds(mine, measure, *place) for place in COLUMNS.values()]
+        for rival in RIVALS:
+            told = [_of_seeds(mine, rival.label, *place) for place in COLUMNS.values()]
             if any(told):
-                print(f"| {measure} | {' | '.join(told)} |")
+                print(f"| {rival.label} | {' | '.join(told)} |")
 
 
 def _of_seeds(cells: list[Any], measure: str, group: str, key: str) -> str:

@@ -12,7 +12,7 @@ from neurolora.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from neurolora.estimation.agreement import Agreement, correlations
-    from neurolora.estimation.confidence import atc_threshold, confidences, entropies
+    from neurolora.estimation.confidence import atc_threshold, confidences, entropies, fit_temperature
     from neurolora.estimation.energy import energies, meta_distribution_energy
     from neurolora.estimation.estimator import AccuracyEstimator, Estimate
     from neurolora.estimation.frechet import frechet_distance
@@ -33,6 +33,7 @@ _HOMES = {
     "correlations": "agreement",
     "energies": "energy",
     "entropies": "confidence",
+    "fit_temperature": "confidence",
     "frechet_distance": "frechet",
     "measure_set": "measures",
     "meta_distribution_energy": "energy",
@@ -53,6 +54,7 @@ __all__ = [
     "correlations",
     "energies",
     "entropies",
+    "fit_temperature",
     "frechet_distance",
     "measure_set",
     "meta_distribution_energy",

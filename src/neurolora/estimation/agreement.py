@@ -30,16 +30,18 @@ class Agreement:
 def correlations(estimates: Sequence[SupportsFloat], truth: Sequence[SupportsFloat]) -> Agreement:
     """Spearman's and Pearson's correlation, and the mean absolute error 100 (1/m) sum |estimate - truth|.
 
-    Both are accuracies as fractions, one a set, at least two; an `Estimate` will do. Raises `DataError`.
+    Both are accuracies as fractions, one a set, at least two. Estimates may come as `Estimate`s: they are
+    correlated before they are cut to [0, 1], which would make equal what is not. Raises `DataError`.
     """
     asked = "comparing estimates with the truth"
     first, second = as_accuracies(estimates, asked), as_accuracies(truth, asked)
     if len(first) != len(second) or len(first) < 2:
         found = f"{len(first)} estimates and {len(second)} true accuracies"
         raise DataError(explain(asked, found, "Give as many of both, at least two"))
+    uncut = np.array([float(getattr(one, "unclipped", one)) for one in estimates], dtype=np.float64)
     return Agreement(
-        spearman=_pearson(rankdata(first), rankdata(second)),
-        pearson=_pearson(first, second),
+        spearman=_pearson(rankdata(uncut), rankdata(second)),
+        pearson=_pearson(uncut, second),
         error_points=100 * float(np.abs(first - second).mean()),
         count=len(first),
     )

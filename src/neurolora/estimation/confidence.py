@@ -1,4 +1,4 @@
-"""How sure a classifier is of each row, and the threshold of average thresholded confidence (ATC).
+"""How sure a classifier is of each row, by which temperature, and the threshold of ATC.
 
 Room: estimation. Pure functions; `measures.py` and users call them.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from neurolora.checks import positive
 from neurolora.errors import DataError, explain
-from neurolora.estimation.inputs import Array, as_logits
+from neurolora.estimation.inputs import Array, as_labels, as_logits
 
 
 def confidences(logits: Any, temperature: float = 1.0) -> Array:
@@ -46,6 +47,25 @@ def atc_threshold(scores: Any, right: Any) -> float:
     # The last of equally near ones: it claims less.
     nearest = len(kept) - 1 - int(np.argmin(np.abs(kept - truth.sum())[::-1]))
     return float(candidates[nearest])
+
+
+def fit_temperature(logits: Any, labels: Any) -> float:
+    """T in [0.01, 100] for which labels (N,) are likeliest under softmax(f / T): temperature scaling.
+
+    To be fitted on labelled rows that are not to be estimated. Raises `DataError`.
+    Source: Guo et al., arXiv 1706.04599.
+    """
+    asked = "fitting a temperature"
+    rows = as_logits(logits, asked)
+    right = as_labels(labels, len(rows), rows.shape[1], asked)
+    places = np.arange(len(rows))
+
+    def loss(log_temperature: float) -> float:
+        return -float(log_softmax(rows / np.exp(log_temperature), axis=1)[places, right].mean())
+
+    # In 1 / T the loss is convex, so there is one valley in log T as well.
+    found = minimize_scalar(loss, bounds=(np.log(0.01), np.log(100)), method="bounded")
+    return float(np.exp(found.x))
 
 
 def _scaled(logits: Any, temperature: float, asked: str) -> Array:

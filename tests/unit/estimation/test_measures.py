@@ -16,6 +16,7 @@ from neurolora.estimation import (
     atc_threshold,
     confidences,
     entropies,
+    fit_temperature,
     frechet_distance,
     measure_set,
     meta_distribution_energy,
@@ -59,6 +60,22 @@ def test_confidences_and_entropies_against_loops(temperature: float) -> None:
 def test_a_certain_row_has_no_entropy() -> None:
     with np.errstate(all="raise", under="ignore"):
         assert entropies([[1e4, -1e4, 0.0], [5.0, 5.0, 5.0]]).tolist() == pytest.approx([0.0, math.log(3)])
+
+
+def test_the_temperature_is_the_one_by_which_the_labels_are_likeliest() -> None:
+    """Labels are drawn by softmax(f): logits three times too large are three times too sure."""
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(4000, 4)) * 2
+    shares = np.array(slow_probabilities(rows))
+    labels = (shares.cumsum(axis=1) < generator.random((4000, 1))).sum(axis=1)
+    found = fit_temperature(rows, labels)
+    assert found == pytest.approx(1.0, abs=0.06)
+    assert fit_temperature(3 * rows, labels) == pytest.approx(3 * found, rel=1e-3)
+    assert confidences(3 * rows, 3 * found).mean() == pytest.approx(
+        (rows.argmax(axis=1) == labels).mean(), abs=0.02
+    )
+    with pytest.raises(DataError, match="labels for 4000 rows"):
+        fit_temperature(rows, labels[1:])
 
 
 def test_means_and_differences() -> None:

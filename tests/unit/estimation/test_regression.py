@@ -96,6 +96,14 @@ def test_estimates_may_be_given_as_they_come() -> None:
     assert correlations(made, [0.2, 0.5]).error_points == pytest.approx(5.0)
 
 
+def test_estimates_are_correlated_before_they_are_cut() -> None:
+    made = [Estimate(min(value, 1.0), 0.0, 1.0, 0.0, 0.0, value) for value in (0.9, 1.1, 1.3)]
+    found = correlations(made, [0.7, 0.9, 0.8])
+    assert found.spearman == pytest.approx(0.5)  # cut, two of them would share a rank
+    assert found.pearson == pytest.approx(stats.pearsonr([0.9, 1.1, 1.3], [0.7, 0.9, 0.8]).statistic)
+    assert found.error_points == pytest.approx((20 + 10 + 20) / 3)
+
+
 def test_per_cent_and_unequal_numbers_are_refused() -> None:
     with pytest.raises(DataError, match="accuracy 90 is outside"):
         correlations([0.9, 0.8], [90, 80])
