@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurolora.cli.console import print_json, progress_bars, results
+from neurolora.cli.console import is_given, print_json, progress_bars, results
 from neurolora.errors import ConfigError, explain
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _earlier(context: typer.Context, start_from: Path | None) -> RunFacts | None
 
     if start_from is None:
         return None
-    given = [name for name in DECIDED if _is_given(context, name)]
+    given = [name for name in DECIDED if is_given(context, name)]
     if given:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         found = "the run that it goes on from has decided that"
@@ -239,11 +239,6 @@ def _kind(images: bool, start_from: Path | None, earlier: RunFacts | None) -> st
         do = "Leave --images out, or start anew with an encoder of images"
         raise ConfigError(explain("fly train --images --start-from", f"{start_from} learned {own}s", do))
     return own
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _alpha(given: str) -> float | str:

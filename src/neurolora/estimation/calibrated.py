@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import norm
@@ -23,6 +23,14 @@ from neurolora.estimation.ruler import Ruler
 from neurolora.estimation.versions import Versions
 
 _KNOWN = "the known rows"
+
+
+class Drawn(NamedTuple):
+    """The line through values (m,), the measure of `size` rows of each calibration set, and accuracies."""
+
+    line: Line
+    values: Array
+    size: int
 
 
 @dataclass(frozen=True)
@@ -69,11 +77,15 @@ class SharedRows:
         """How many rows a new set must have."""
         return self.size or 2
 
-    def reading(self, ruler: Ruler, rows: int) -> Reading:
-        """For a new set of so many rows, at least `least`. Raises `DataError` as `fit_line` does."""
+    def drawn(self, ruler: Ruler, rows: int) -> Drawn:
+        """The line for a new set of so many rows, at least `least`. Raises `DataError` as `fit_line` does."""
         size = min(rows, self.versions.rows) if self.size is None else self.size
         values = ruler(self.versions.scores, size, _KNOWN)
-        line = fit_line(values, self.versions.accuracies)
+        return Drawn(fit_line(values, self.versions.accuracies), values, size)
+
+    def reading(self, ruler: Ruler, rows: int) -> Reading:
+        """The same with its margins, which take the time."""
+        line, values, size = self.drawn(ruler, rows)
         noise = of_shared_rows(self.versions, ruler, line, values, size, rows)
         return Reading(line, values, size, noise)
 
@@ -112,9 +124,13 @@ class Figures:
         """How many rows a new set must have."""
         return self.size
 
+    def drawn(self, ruler: Ruler, rows: int) -> Drawn:
+        """The line, one for all sizes. Raises `DataError` as `fit_line` does."""
+        return Drawn(fit_line(self.values, self.accuracies), self.values, self.size)
+
     def reading(self, ruler: Ruler, rows: int) -> Reading:
-        """For a new set of so many rows, at least `least`. Raises `DataError` as `fit_line` does."""
-        line = fit_line(self.values, self.accuracies)
+        """The same with its margins for a new set of so many rows, at least `least`."""
+        line = self.drawn(ruler, rows).line
         noise = of_unknown_rows(self.values, self.accuracies, self.per_row, line, self.known, rows)
         return Reading(line, self.values, self.size, noise)
 

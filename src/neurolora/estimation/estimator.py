@@ -252,10 +252,10 @@ class AccuracyEstimator(BaseEstimator):
 
     def _keep(self, found: SharedRows | Figures, ruler: Ruler, columns: int | None) -> None:
         """Last, and together: a fit that fails leaves the estimator as it was."""
-        reading = found.reading(ruler, found.known)
-        self.calibrated_, self.constants_, self._readings = found, ruler.constants, {found.known: reading}
-        self.line_, self.values_, self.accuracies_ = reading.line, reading.values, found.accuracies
-        self.size_, self.n_features_in_ = reading.size, columns
+        line, values, size = found.drawn(ruler, found.known)
+        self.calibrated_, self.constants_, self.n_features_in_ = found, ruler.constants, columns
+        self.line_, self.values_, self.size_, self.accuracies_ = line, values, size, found.accuracies
+        self._readings: dict[int, Reading] = {}
 
 
 def _cut(value: float) -> float:

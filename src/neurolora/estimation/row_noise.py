@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def of_shared_rows(
         lines.append(_line(ruler(known.scores, size, asked, own), known.accuracies))
         beside.append(new.accuracies - line.slope * ruler(new.scores, size, asked))
     slopes, heights = np.array(lines).T
-    return RowNoise(values, np.var(beside, axis=0), lambda x: float(np.var(heights + slopes * x)))
+    return RowNoise(values, np.var(beside, axis=0), partial(_height_variance, heights=heights, slopes=slopes))
 
 
 def of_unknown_rows(
@@ -73,7 +74,7 @@ def of_unknown_rows(
     # Two of each more (Agresti and Coull): a set without an error does not prove that there is none.
     shares = (accuracies * known + 2) / (known + 4)
     each = shares * (1 - shares) + line.slope**2 * per_row
-    return RowNoise(values, each / new, lambda x: _between(x, values, each / known))
+    return RowNoise(values, each / new, partial(_between, places=values, values=each / known))
 
 
 def jackknife(scores: Array, summarise: Callable[[Array], Array], seed: int) -> float:
@@ -96,6 +97,10 @@ def _line(x: Array, y: Array) -> tuple[float, float]:
     spread = float((centred**2).sum())
     slope = float((centred * y).sum()) / spread if spread > 0 else 0.0
     return slope, float(y.mean() - slope * x.mean())
+
+
+def _height_variance(x: float, heights: Array, slopes: Array) -> float:
+    return float(np.var(heights + slopes * x))
 
 
 def _between(x: float, places: Array, values: Array) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import numpy as np
@@ -279,6 +280,12 @@ def test_a_smaller_set_than_it_was_calibrated_on_is_refused_by_both_sizes() -> N
     with pytest.raises(DataError, match=r"the set has 599 rows, and the estimator measures 600"):
         fitted().predict(NEW[0][0][:599])
     assert fitted(size=599).predict(NEW[0][0][:599]).accuracy > 0
+
+
+@pytest.mark.parametrize("estimator", [fitted(), on_versions()], ids=["sets", "versions"])
+def test_a_fitted_estimator_can_be_pickled(estimator: AccuracyEstimator) -> None:
+    found = estimator.predict(NEW[0][0])
+    assert pickle.loads(pickle.dumps(estimator)).predict(NEW[0][0]) == found
 
 
 def test_it_keeps_scikit_learns_manners() -> None:

@@ -97,12 +97,16 @@ def test_a_large_vocabulary_is_reduced_batch_by_batch_in_the_order_of_the_rows(
         return logits.max(axis=1)
 
     found = answer_scores(llama, tokenizer, SUMS, rows, largest, batch_size)
-    whole = answer_logits(llama, tokenizer, SUMS, rows, 1)
+    each = [answer_logits(llama, tokenizer, SUMS, [row]) for row in rows]
+    logits, gold = np.concatenate([one.logits for one in each]), np.concatenate([one.gold for one in each])
     assert max(seen) == batch_size
-    np.testing.assert_allclose(found.scores, whole.logits.max(axis=1), atol=1e-5)
+    np.testing.assert_allclose(found.scores, logits.max(axis=1), atol=1e-5)
     assert len(set(found.scores.round(4).tolist())) > 2
-    assert found.right.tolist() == (whole.logits.argmax(axis=1) == whole.gold).tolist()
-    assert (found.what, found.columns) == (whole.what, whole.logits.shape[1])
+    assert found.right.tolist() == (logits.argmax(axis=1) == gold).tolist()
+    assert (found.what, found.columns) == (each[0].what, logits.shape[1])
+    np.testing.assert_allclose(
+        answer_logits(llama, tokenizer, SUMS, rows, batch_size).logits, logits, atol=1e-4
+    )
 
 
 def test_no_rows_are_refused(llama: Any, tokenizer: Any) -> None:
