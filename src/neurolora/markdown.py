@@ -1,11 +1,12 @@
 """Templates of Markdown, and the filters that keep a value inside its cell, line or block.
 
-Room: the floor. The two model cards are written with it; jinja2 is imported when it is used.
+Room: the floor. Model cards and tables of results are written with it; jinja2 is imported when it is used.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ def cell(value: Any) -> str:
     """A value inside a table's cell or a line of Markdown: no line break, bar, or HTML tag gets through."""
     text = re.sub(r"\s+", " ", str(value))
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:
+    """A table with a header; None is an empty cell."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    spelled = [["" if value is None else cell(value) for value in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in spelled)
 
 
 def fenced(text: str, language: str = "") -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from neurolora import markdown
 from neurolora.continual.config import StrategyEntry, StreamConfig, adapter_of, label_of, method_of
 from neurolora.continual.metrics import METRICS, bootstrap_interval, forward_transfer, intransigence
 from neurolora.continual.state import load_state
@@ -21,7 +22,7 @@ from neurolora.errors import DataError
 from neurolora.files import write_json, write_text
 from neurolora.provenance import environment, fingerprint_json
 
-RESULTS, CSV = "results.json", "R.csv"
+RESULTS, CSV, TABLE = "results.json", "R.csv", "table.md"
 
 
 def read_cells(config: StreamConfig, folder: Path) -> list[dict[str, Any]]:
@@ -173,8 +174,9 @@ def _shown(value: dict[str, Any] | None) -> str | None:
 
 
 def write_results(folder: Path, summary: dict[str, Any]) -> None:
-    """`results.json` and `R.csv`, each whole."""
+    """`results.json`, `R.csv` and `table.md`, each whole."""
     write_json(folder / RESULTS, _plain(summary))
+    write_text(folder / TABLE, markdown.table(*table_rows(summary)))
     write_text(folder / CSV, to_csv(summary))
 
 

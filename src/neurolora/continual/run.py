@@ -7,7 +7,7 @@ from what this leaves.
     inputs.json             fingerprints of the model and of each task's rows
     before.json             the base model's scores: what forward transfer is counted from
     cells/LABEL/order-0-seed-0/   one cell each (`cell.py`)
-    results.json, R.csv     all matrices; metrics with intervals
+    results.json, R.csv, table.md   all matrices; metrics with intervals
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from neurolora.continual.cell import Cell, run_cell
 from neurolora.continual.config import StreamConfig, label_of
 from neurolora.continual.preflight import INPUTS, read_inputs, require_ready, require_same_inputs
 from neurolora.continual.processes import processes
-from neurolora.continual.results import CSV, RESULTS, read_cells, summarise, write_results
+from neurolora.continual.results import CSV, RESULTS, TABLE, read_cells, summarise, write_results
 from neurolora.continual.scoring import Scorer
 from neurolora.errors import ConfigError, DataError, OutputError, explain
 from neurolora.files import NEW, write_json, write_text
@@ -36,7 +36,7 @@ from neurolora.yaml_lines import read_yaml
 
 CONFIG, ENVIRONMENT, BEFORE = "config.yaml", "env.json", "before.json"
 #: All that a comparison leaves, in the order in which `--overwrite` removes it.
-OURS = (CONFIG, "cells", BEFORE, INPUTS, ENVIRONMENT, RESULTS, CSV, "report.html")
+OURS = (CONFIG, "cells", BEFORE, INPUTS, ENVIRONMENT, RESULTS, CSV, TABLE, "report.html")
 #: What may differ when a comparison is gone on with: no number depends on it, or what is there stays.
 MAY_CHANGE = frozenset({"output_dir"})
 #: Of `eval`: rows at once, for whoever ran out of memory; scores differ by rounding at most.

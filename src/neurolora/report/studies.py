@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from neurolora import markdown
 from neurolora.errors import DataError, explain
 from neurolora.files import write_text
 from neurolora.report.page import write_page
@@ -70,9 +71,7 @@ def _section(title: str, table: TextTable) -> list[str]:
 
 
 def _markdown(table: TextTable) -> str:
-    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-    escaped = [[cell.replace("|", r"\|") for cell in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    return markdown.table(table.columns, table.rows)
 
 
 def readme_block(results: Sequence[Result]) -> str:

@@ -96,5 +96,6 @@ def test_a_report_of_what_is_there(
     more = stream(tiny_stream, tmp_path, **short, seeds=[0, 1])  # one cell of two is there
     assert main(["continual", str(more), "--report"]) == 0
     assert (output / "report.html").is_file()
+    assert (output / "table.md").read_text().startswith("| strategy | a | b | c | average | BWT |")
     assert len(json.loads((output / "results.json").read_text())["cells"]) == 1
     assert not list(output.glob("cells/*/order-0-seed-1"))
