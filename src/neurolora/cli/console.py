@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-PIPE_WIDTH = 120
+PIPE_WIDTH = 160
 
 
 def messages() -> Console:

@@ -28,6 +28,7 @@ Report = Annotated[bool, typer.Option("--report", help="Results and page of what
 AsJson = Annotated[bool, typer.Option("--json", help="Print results.json on stdout.")]
 Strategies = Annotated[bool, typer.Option("--strategies", help="List the strategies, and stop.")]
 
+MAIN = ("average", "BWT", "learning")
 EXAMPLE = """\
 model: {model_name_or_path: world}
 tasks: [world-recall, world-passage, world-sums]
@@ -119,16 +120,28 @@ def _show(found: StreamResult, as_json: bool) -> None:
         print_json(found.summary)
         return
     results().print(summary_table(found.summary))
-    results().print(f"folder  {found.output_dir}\nreport  {page}", markup=False)
+    folder = found.output_dir
+    results().print(f"folder  {folder}\ntable   {folder / 'table.md'}\nreport  {page}", markup=False)
 
 
 def summary_table(summary: dict[str, Any]) -> Any:
-    """A line for each row of the comparison: last accuracies and metrics with their intervals."""
+    """A line for each row of the comparison: last accuracies, and the main metrics with their intervals.
+
+    The whole table, in Markdown, is `table.md` in the folder.
+    """
     from neurolora.cli.tables import plain_table
     from neurolora.continual import table_rows
 
     columns, rows = table_rows(summary)
-    return plain_table("After the last task, in percent (mean and 95% interval)", columns, rows)
+    tasks = range(1, 1 + len(summary["tasks"]))
+    kept = [*range(1 + len(tasks)), *(columns.index(name) for name in MAIN), len(columns) - 1]
+    shown = [[_mean_alone(row[i]) if i in tasks else row[i] for i in kept] for row in rows]
+    title = "After the last task, in percent (mean; of metrics with the 95% interval)"
+    return plain_table(title, [columns[i] for i in kept], shown)
+
+
+def _mean_alone(cell: str | None) -> str | None:
+    return None if cell is None else cell.partition(" ")[0]
 
 
 def _print_cells(stream: StreamConfig, as_json: bool) -> None:

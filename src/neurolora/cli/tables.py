@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+NAME_WIDTH = 24  # of the first column, which is not squeezed below it
+
+
 def pairs_table(rows: Sequence[tuple[str, str]]) -> Table:
     """Names and values, without a head."""
     from rich.table import Table
@@ -32,8 +35,10 @@ def plain_table(title: str, columns: Any, rows: Sequence[Sequence[Any]]) -> Tabl
 
     kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for i in kept:
-        table.add_column(columns[i], justify="left" if i == 0 else "right", overflow="fold", no_wrap=i > 0)
+    for i in kept:  # on a narrow terminal values are broken in two, and names stay whole before them
+        is_name = i == kept[0]
+        least = min(NAME_WIDTH, max((len(str(row[i])) for row in rows), default=0)) if is_name else None
+        table.add_column(columns[i], justify="left" if is_name else "right", overflow="fold", min_width=least)
     for row in rows:
         table.add_row(*(Plain(number(row[i])) for i in kept))
     return table
