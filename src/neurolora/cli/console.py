@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from neurolora.errors import ConfigError, explain
 
 if TYPE_CHECKING:
     import typer
@@ -49,6 +52,13 @@ def is_given(context: typer.Context, name: str) -> bool:
     """Whether the parameter stands on the command line, be it with the value that it has anyway."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse_given(context: typer.Context, names: Sequence[str], asked: str, found: str) -> None:
+    """Raises ConfigError for those of the parameters that stand on the command line. asked: beside what."""
+    given = ", ".join(f"--{name.replace('_', '-')}" for name in names if is_given(context, name))
+    if given:
+        raise ConfigError(explain(f"{asked} with {given}", found, f"Leave out {given}"))
 
 
 def print_json(value: Any) -> None:

@@ -83,12 +83,9 @@ def _load(config: Path | None, output_dir: str | None) -> StreamConfig:
 
 
 def _check(stream: StreamConfig, overwrite: bool) -> None:
-    """Raises what a run would raise before its first step."""
-    from neurolora.continual.preflight import read_inputs, require_ready
-    from neurolora.continual.run import require_fitting_folder
+    from neurolora.continual.run import check
 
-    require_ready(stream)
-    require_fitting_folder(stream, Path(stream.output_dir), read_inputs(stream), overwrite)
+    check(stream, overwrite)
 
 
 def _run(stream: StreamConfig, overwrite: bool) -> StreamResult:

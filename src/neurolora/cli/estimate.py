@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurolora.cli.console import is_given, messages, print_json, progress_bars, results
+from neurolora.cli.console import messages, print_json, progress_bars, refuse_given, results
 from neurolora.errors import ConfigError, DataError, FingerprintMismatchError, explain
 from neurolora.files import write_json
 
@@ -125,7 +125,7 @@ def estimate_command(
     from neurolora.tasks import load_unlabelled
 
     if calibration is not None:
-        _refuse_decided(context)
+        refuse_given(context, DECIDED, "estimate --calibration", "the calibration has decided that")
     if split == "test":
         do = "Calibrate on validation or train rows"
         raise ConfigError(explain("estimate --split test", "test rows are for scores alone", do))
@@ -146,15 +146,6 @@ def estimate_command(
     with messages().status(f"running the model over {len(asked)} rows"):
         found = _estimate(loaded, request, asked, known, batch_size)
     _tell(document, found, len(asked), html, as_json, str(data))
-
-
-def _refuse_decided(context: typer.Context) -> None:
-    """Raises ConfigError for a flag that the calibration has decided on."""
-    given = [f"--{name.replace('_', '-')}" for name in DECIDED if is_given(context, name)]
-    if given:
-        flags = ", ".join(given)
-        found = "the calibration has decided that"
-        raise ConfigError(explain(f"estimate --calibration with {flags}", found, f"Leave out {flags}"))
 
 
 def _request(saved: Any, calibrate: str | None, dataset_name: str | None) -> TaskRequest:

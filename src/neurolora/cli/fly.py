@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurolora.cli.console import is_given, print_json, progress_bars, results
+from neurolora.cli.console import print_json, progress_bars, refuse_given, results
 from neurolora.errors import ConfigError, explain
 
 if TYPE_CHECKING:
     from neurolora.fly.backbone import BackboneSettings
     from neurolora.fly.data import LabelledSource
     from neurolora.fly.folder import RunFacts
+    from neurolora.fly.run import FlyTraining
     from neurolora.fly.stream import StreamResult
 
 Data = Annotated[
@@ -141,6 +142,11 @@ def train_command(
     )  # fmt: skip
     with _bars() as progress:
         found = train_fly(run, output, overwrite=overwrite, progress=progress)
+    _tell_training(found, output, as_json)
+
+
+def _tell_training(found: FlyTraining, output: Path, as_json: bool) -> None:
+    """The stream step by step, what could not be scored, and where it lies."""
     if as_json:
         print_json({"output": str(output), **found.to_dict()})
         return
@@ -222,11 +228,8 @@ def _earlier(context: typer.Context, start_from: Path | None) -> RunFacts | None
 
     if start_from is None:
         return None
-    given = [name for name in DECIDED if is_given(context, name)]
-    if given:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        found = "the run that it goes on from has decided that"
-        raise ConfigError(explain(f"fly train --start-from with {flags}", found, f"Leave out {flags}"))
+    found = "the run that it goes on from has decided that"
+    refuse_given(context, DECIDED, "fly train --start-from", found)
     return read_run(start_from)
 
 

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurolora.continual.config import StrategyEntry, StreamConfig
-from neurolora.continual.learner import Learner, TaskData
+from neurolora.continual.config import StrategyEntry, StreamConfig, method_of
+from neurolora.continual.learner import Learner, training_data
 from neurolora.continual.memory import Memory
 from neurolora.continual.processes import processes
-from neurolora.continual.scoring import Scorer, load_as_trained
+from neurolora.continual.scoring import Scorer, device_of, load_as_trained
 from neurolora.continual.state import CellState, load_state
 from neurolora.continual.strategies import ROUTED
 from neurolora.continual.use import USE, measure_use, write_use
@@ -122,8 +122,7 @@ def run_cell(cell: Cell, scorer: Scorer, notify: Notify) -> bool:
                 state.add_task(_settle(cell, stage, learner, summary, started))
                 state.save(cell.folder)
         if is_main:
-            worked = _score(cell, stage, state, scorer, notify) or worked
-            _note_use(cell, stage)
+            worked = _measure(cell, stage, state, scorer, notify) or worked
             _clean(cell, stage)  # last: until a score is saved, the state before this one needs the memory
     return worked
 
@@ -200,10 +199,8 @@ def _remember(cell: Cell, stage: int, learner: Learner) -> Memory:
         return Memory()
     config = cell.training(stage)
     model, tokenizer = setup.load_finished(config, is_trainable=True)
-    model = placed(model, "cpu" if config.train.use_cpu else None)
-    rows = setup.load_rows(config, tokenizer, "train").rows
-    collate = setup.collator(tokenizer, next(model.parameters()).device)
-    return learner.remember(model, TaskData(rows, collate, config.train.seed), stage)
+    model = placed(model, device_of(config))
+    return learner.remember(model, training_data(config, model, tokenizer), stage)
 
 
 def _keeps_nothing(learner: Learner) -> bool:
@@ -219,27 +216,36 @@ def _clean(cell: Cell, stage: int) -> None:
         shutil.rmtree(cell.memory(stage - 1), ignore_errors=True)
 
 
-def _note_use(cell: Cell, stage: int) -> None:
-    """Which ranks each task so far uses now, where there are ranks to choose from."""
-    folder, config = cell.task_folder(stage), cell.training(stage)
-    if cell.entry.row.scope != "stream" or config.adapter.method not in ROUTED or (folder / USE).is_file():
-        return
-    so_far = {task: cell.training(place) for place, task in enumerate(cell.order[: stage + 1])}
-    write_use(folder, measure_use(load_as_trained(cell.published(stage), config), so_far))
+def _measure(cell: Cell, stage: int, state: CellState, scorer: Scorer, notify: Notify) -> bool:
+    """What is missing of this row of R, and which ranks each task so far uses; whether anything was missing.
 
-
-def _score(cell: Cell, stage: int, state: CellState, scorer: Scorer, notify: Notify) -> bool:
-    """Every entry of this row of R that is missing; whether there was one."""
-    wanted = cell.order
-    if cell.entry.row.scope == "alone":
-        wanted = cell.stages[stage]
-    elif not cell.config.eval.unseen and cell.entry.row.scope == "stream":
-        wanted = cell.order[: stage + 1]
-    missing = [task for task in wanted if task not in state.scores[stage]]
-    if not missing:
+    The adapter is loaded once for both, and only if there is something to do.
+    """
+    missing = [task for task in _scored_after(cell, stage) if task not in state.scores[stage]]
+    wants_use = _has_use(cell) and not (cell.task_folder(stage) / USE).is_file()
+    if not missing and not wants_use:
         return False
-    notify(f"{cell.name}: scoring {', '.join(missing)}")
-    for task, score in scorer.score(cell.published(stage), cell.training(stage), missing):
+    if missing:
+        notify(f"{cell.name}: scoring {', '.join(missing)}")
+    loaded = load_as_trained(cell.published(stage), cell.training(stage))
+    for task, score in scorer.score(loaded, missing):
         state.add_score(stage, task, score)
         state.save(cell.folder)
+    if wants_use:
+        so_far = {task: cell.training(place) for place, task in enumerate(cell.order[: stage + 1])}
+        write_use(cell.task_folder(stage), measure_use(loaded, so_far))
     return True
+
+
+def _scored_after(cell: Cell, stage: int) -> list[str]:
+    """The tasks of this row of R."""
+    if cell.entry.row.scope == "alone":
+        return cell.stages[stage]
+    if not cell.config.eval.unseen and cell.entry.row.scope == "stream":
+        return cell.order[: stage + 1]
+    return cell.order
+
+
+def _has_use(cell: Cell) -> bool:
+    """Whether there are ranks to choose from, and tasks whose choices may drift."""
+    return cell.entry.row.scope == "stream" and method_of(cell.config, cell.entry) in ROUTED

@@ -112,6 +112,10 @@ class StreamConfig(_Section):
         }
         return load_config(None, values)
 
+    def any_training(self, entry: StrategyEntry, task: str) -> TrainingConfig:
+        """The training config of a row on a task, for what depends on no seed, place or folder."""
+        return self.training(entry, task, seed=self.seeds[0], place=0, output_dir=Path("unused"))
+
     def resolved(self) -> dict[str, Any]:
         """Every setting with its value, as plain data."""
         return self.model_dump(mode="json")

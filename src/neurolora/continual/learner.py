@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from neurolora.continual.memory import Memory
+from neurolora.training import setup
+from neurolora.training.config import TrainingConfig
 from neurolora.training.extra_loss import ExtraLoss, task_loss
 
 #: What becomes of the adapter of the tasks before: trained on, kept frozen beside a new one, or left out.
@@ -48,6 +50,13 @@ class TaskData:
         chosen = self.some(count)
         for start in range(0, len(chosen), size):
             yield self.collate(chosen[start : start + size])
+
+
+def training_data(config: TrainingConfig, model: Any, tokenizer: Any) -> TaskData:
+    """The training rows of a run, in batches for this model. Raises DataError."""
+    rows = setup.load_rows(config, tokenizer, "train").rows
+    collate = setup.collator(tokenizer, next(model.parameters()).device)
+    return TaskData(rows, collate, config.train.seed)
 
 
 class Learner:

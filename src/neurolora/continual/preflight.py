@@ -30,17 +30,13 @@ def require_ready(config: StreamConfig) -> None:
     """Raises DataError for a task without rows to learn or to be scored on, ConfigError for a model that is
     not there, TargetError for an adapter that finds nothing to adapt or cannot be summed."""
     _require_rows(config)
-    first = _training(config, config.strategies[0])
+    task = config.task_names[0]
+    first = config.any_training(config.strategies[0], task)
     model_config = setup.load_model_config(first)
     setup.load_tokenizer(first, model_config)
     for entry in config.strategies:
         with _named(label_of(config, entry)):
-            _require_fitting(entry, _training(config, entry), model_config)
-
-
-def _training(config: StreamConfig, entry: StrategyEntry) -> TrainingConfig:
-    task = config.task_names[0]
-    return config.training(entry, task, seed=config.seeds[0], place=0, output_dir=Path("unused"))
+            _require_fitting(entry, config.any_training(entry, task), model_config)
 
 
 def _require_rows(config: StreamConfig) -> None:

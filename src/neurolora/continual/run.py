@@ -26,7 +26,7 @@ from neurolora.continual.config import StreamConfig, label_of
 from neurolora.continual.preflight import INPUTS, read_inputs, require_ready, require_same_inputs
 from neurolora.continual.processes import processes
 from neurolora.continual.results import CSV, RESULTS, TABLE, read_cells, summarise, write_results
-from neurolora.continual.scoring import Scorer
+from neurolora.continual.scoring import Scorer, load_as_trained
 from neurolora.errors import ConfigError, DataError, OutputError, explain
 from neurolora.files import NEW, write_json, write_text
 from neurolora.locks import alone_in
@@ -77,6 +77,12 @@ def run_continual(
     return StreamResult(folder, json.loads((folder / RESULTS).read_text(encoding="utf-8")), is_main)
 
 
+def check(config: StreamConfig, overwrite: bool = False) -> None:
+    """Raises what `run_continual` would raise before its first step; nothing is written."""
+    require_ready(config)
+    require_fitting_folder(config, Path(config.output_dir), read_inputs(config), overwrite)
+
+
 def _run_cells(config: StreamConfig, folder: Path, overwrite: bool, progress: bool, notify: Notify) -> None:
     """Every cell in turn; the results are written anew after each."""
     scorer, is_main = Scorer(config), processes(config).is_main_process
@@ -84,25 +90,37 @@ def _run_cells(config: StreamConfig, folder: Path, overwrite: bool, progress: bo
         if is_main:
             _open_folder(config, folder, overwrite)
             _score_base(config, folder, scorer, notify)
+    before, worked = _read_before(folder), False
     for cell in cells(config, folder, progress):
-        if run_cell(cell, scorer, notify) and is_main:
-            gather(config)
-    if is_main:
-        gather(config)
+        worked = run_cell(cell, scorer, notify)
+        if worked and is_main:
+            _gather(config, folder, before)
+    if not worked and is_main:  # else they are as they are after the last cell
+        _gather(config, folder, before)
 
 
 def gather(config: StreamConfig) -> StreamResult:
-    """Write the results of what is there; nothing is run. Raises DataError where nothing was begun."""
+    """Write the results of what is there; nothing is run. Raises DataError where nothing was begun, and
+    ConfigError for a folder of another config."""
     folder = Path(config.output_dir)
     try:
-        before = json.loads((folder / BEFORE).read_text(encoding="utf-8"))
+        before = _read_before(folder)
     except (OSError, ValueError) as error:
         found, do = f"there is no {BEFORE} that can be read", "Give the command without --report"
         raise DataError(explain(f"results of the stream in {folder}", found, do)) from error
     _require_same(config, folder / CONFIG)
+    return StreamResult(folder, _gather(config, folder, before))
+
+
+def _gather(config: StreamConfig, folder: Path, before: dict[str, Any]) -> dict[str, Any]:
     summary = summarise(config, before, read_cells(config, folder))
     write_results(folder, summary)
-    return StreamResult(folder, summary)
+    return summary
+
+
+def _read_before(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / BEFORE).read_text(encoding="utf-8"))
+    return found
 
 
 def cells(config: StreamConfig, folder: Path, progress: bool = False) -> Iterator[Cell]:
@@ -187,8 +205,8 @@ def _goes_on(name: str, before: Any, now: Any) -> bool:
 def _score_base(config: StreamConfig, folder: Path, scorer: Scorer, notify: Notify) -> None:
     """The base model's scores on every task, once; again if the file is damaged."""
     with contextlib.suppress(OSError, ValueError):
-        json.loads((folder / BEFORE).read_text(encoding="utf-8"))
+        _read_before(folder)
         return
     notify("scoring the base model")
-    training = config.training(config.strategies[0], config.task_names[0], seed=0, place=0, output_dir=folder)
-    write_json(folder / BEFORE, dict(scorer.score(None, training, config.task_names)))
+    base = load_as_trained(None, config.any_training(config.strategies[0], config.task_names[0]))
+    write_json(folder / BEFORE, dict(scorer.score(base, config.task_names)))

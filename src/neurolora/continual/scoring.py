@@ -25,11 +25,9 @@ class Scorer:
 
     config: StreamConfig
 
-    def score(
-        self, folder: Path | None, training: TrainingConfig, tasks: Sequence[str]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(task, score) of each task for what `training` has left in `folder`, or for its base."""
-        loaded, settings = load_as_trained(folder, training), self.config.eval
+    def score(self, loaded: Loaded, tasks: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(task, score) of each task."""
+        settings = self.config.eval
         for name in tasks:
             entry = self.config.task(name)
             found = task_score(
@@ -44,9 +42,12 @@ class Scorer:
 
     def request(self, entry: TaskEntry) -> TaskRequest:
         """The task's data as evaluation takes it."""
-        first = self.config.strategies[0]
-        training = self.config.training(first, entry.name, seed=0, place=0, output_dir=Path("unused"))
-        return setup.task_request(training)
+        return setup.task_request(self.config.any_training(self.config.strategies[0], entry.name))
+
+
+def device_of(training: TrainingConfig) -> str | None:
+    """Where a run's model belongs: on the CPU if it was trained there by wish, else (None) where it can."""
+    return "cpu" if training.train.use_cpu else None
 
 
 def load_as_trained(folder: Path | None, training: TrainingConfig) -> Loaded:
@@ -54,7 +55,7 @@ def load_as_trained(folder: Path | None, training: TrainingConfig) -> Loaded:
 
     Raises what loading raises.
     """
-    device = "cpu" if training.train.use_cpu else None
+    device = device_of(training)
     if folder is not None and training.adapter.method != "full":
         return load_for_inference(folder, device=device, base=setup.load_base_model(training))
     if folder is not None:

@@ -10,12 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from neurolora.continual.learner import TaskData
+from neurolora.continual.learner import training_data
 from neurolora.continual.protect import active_frequencies
 from neurolora.errors import DataError, explain
 from neurolora.evaluation import Loaded
 from neurolora.files import write_json
-from neurolora.training import setup
 from neurolora.training.config import TrainingConfig
 
 USE = "use.json"
@@ -28,9 +27,7 @@ def measure_use(loaded: Loaded, tasks: dict[str, TrainingConfig]) -> Use:
     """Of each task on some of its training rows, the same ones at every call; to six digits."""
     found: Use = {}
     for name, config in tasks.items():
-        rows = setup.load_rows(config, loaded.tokenizer, "train").rows
-        collate = setup.collator(loaded.tokenizer, next(loaded.model.parameters()).device)
-        data = TaskData(rows, collate, config.train.seed)
+        data = training_data(config, loaded.model, loaded.tokenizer)
         active = active_frequencies(loaded.model, data, SAMPLES, BATCH)
         found[name] = {module: [round(f, 6) for f in share.tolist()] for module, share in active.items()}
     return found

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from neurolora.errors import ConfigError, explain, itemised
 from neurolora.studies.results import setting_of
-from neurolora.studies.single import adapter_of, train_of
+from neurolora.studies.single import any_training
 from neurolora.studies.spec import Row, Scale, StreamRow, Study
 
 
@@ -43,18 +43,8 @@ def _problems(study: Study, scale: Scale) -> list[str]:
 
 def _training(label: str, row: Row, study: Study, scale: Scale) -> list[str]:
     """The training config of a row is built once."""
-    from neurolora.training import load_config
-
-    task = scale.tasks[study.tasks[0]]
-    values = {
-        "model": scale.model,
-        "adapter": adapter_of(row, scale.seeds[0]),
-        "data": {**scale.data, **task.data},
-        "train": train_of(scale, row, 1e-3),
-        "output": {**scale.output, "output_dir": "unused"},
-    }
     try:
-        load_config(None, values).build_adapter()
+        any_training(scale, row, study.tasks[0]).build_adapter()
         if study.curve is not None:
             setting_of(row.adapter, study.curve.setting)
     except ConfigError as error:

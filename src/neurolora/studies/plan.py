@@ -10,7 +10,7 @@ from typing import Any
 
 from neurolora.errors import ConfigError, DataError, NeuroLoraError
 from neurolora.studies.checks import require_fitting
-from neurolora.studies.single import adapter_of, train_of
+from neurolora.studies.single import any_training
 from neurolora.studies.spec import Row, Scale, Study
 
 
@@ -24,7 +24,7 @@ def plan_study(study: Study, scale: Scale) -> dict[str, Any]:
     notes: list[str] = []
     methods = _methods(study)
     first = next(iter(methods.values()))
-    configs = {task: _config(scale, first, task) for task in study.tasks}
+    configs = {task: any_training(scale, first, task) for task in study.tasks}
     model_config = _model_config(configs[study.tasks[0]], scale, notes)
     examples = {task: _examples(configs[task], scale, task, notes) for task in study.tasks}
     rows = [
@@ -68,25 +68,11 @@ def _count(study: Study, scale: Scale) -> dict[str, int]:
     return found
 
 
-def _config(scale: Scale, row: Row, task: str) -> Any:
-    """The training config of a row on a task, at some rate: no count depends on it."""
-    from neurolora.training import load_config
-
-    values = {
-        "model": scale.model,
-        "adapter": adapter_of(row, scale.seeds[0]),
-        "data": {**scale.data, **scale.tasks[task].data},
-        "train": train_of(scale, row, 1e-3),
-        "output": {"output_dir": "unused"},
-    }
-    return load_config(None, values)
-
-
 def _row(scale: Scale, row: Row, task: str, model_config: Any, examples: int) -> dict[str, Any]:
     from neurolora.training.memory import estimate_memory
     from neurolora.training.plan import count_parameters, count_steps, meta_model
 
-    config = _config(scale, row, task)
+    config = any_training(scale, row, task)
     model = meta_model(config, model_config)
     parameters = count_parameters(model, config)
     steps = count_steps(config, examples, scale.processes)

@@ -8,13 +8,16 @@ from __future__ import annotations
 import itertools
 from functools import partial
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neurolora.studies.book import Book
 from neurolora.studies.cells import Cell, Score
 from neurolora.studies.search import Grid, Wanted, search_rates
 from neurolora.studies.spec import Row, Scale, Study
 from neurolora.studies.table import AVERAGE, Table, training_costs
+
+if TYPE_CHECKING:
+    from neurolora.training import TrainingConfig
 
 #: Methods whose A follows from a seed of its own; it is the run's, so that seeds differ in A too.
 SEEDED = ("flylora", "neurolora", "mole")
@@ -90,15 +93,31 @@ def trained(scale: Scale, row: Row, task: str, seed: int, rate: float) -> Cell:
     return Cell(
         kind="train",
         name=f"{row.name} on {scale.tasks[task].name}, rate {rate:g}, seed {seed}",
-        work={
-            "model": scale.model,
-            "adapter": adapter_of(row, seed),
-            "data": {**scale.data, **scale.tasks[task].data},
-            "train": {"eval_strategy": "no", **train_of(scale, row, rate), "seed": seed},
-            "output": scale.output,
-        },
+        work=_work(scale, row, task, seed, rate),
         processes=scale.processes,
     )
+
+
+def _work(scale: Scale, row: Row, task: str, seed: int, rate: float) -> dict[str, Any]:
+    """The sections of a training config, but for the folder."""
+    return {
+        "model": scale.model,
+        "adapter": adapter_of(row, seed),
+        "data": {**scale.data, **scale.tasks[task].data},
+        "train": {"eval_strategy": "no", **train_of(scale, row, rate), "seed": seed},
+        "output": scale.output,
+    }
+
+
+def any_training(scale: Scale, row: Row, task: str) -> TrainingConfig:
+    """The training config of a row on a task, for what depends on neither rate, seed nor folder.
+
+    Raises ConfigError for settings that cannot work.
+    """
+    from neurolora.training import load_config
+
+    work = _work(scale, row, task, scale.seeds[0], 1e-3)
+    return load_config(None, {**work, "output": {**work["output"], "output_dir": "unused"}})
 
 
 def adapter_of(row: Row, seed: int) -> dict[str, Any]:

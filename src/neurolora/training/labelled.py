@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-IGNORED = -100
+from neurolora.tasks import IGNORED
+
 WORTH_IT = 0.8  # of the columns; above, cutting saves less than it costs
 
 
@@ -33,9 +34,7 @@ def cut_to_labels(inputs: dict[str, Any]) -> dict[str, Any]:
     and a last one, which that loss compares with nothing. The loss is the same sum.
     """
     labels: Tensor = inputs["labels"]
-    targets = functional.pad(
-        labels[:, 1:], (0, 1), value=IGNORED
-    )  # (rows, length): what each column predicts
+    targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)  # what each column predicts
     columns = (targets != IGNORED).any(dim=0).nonzero().flatten()
     if len(columns) + 1 > WORTH_IT * labels.shape[1]:
         return inputs

@@ -59,7 +59,7 @@ def test_what_was_kept_outlives_a_damaged_state(
     settings = {"samples": 4, "weight": 1e4}
     whole = run_continual(load_stream(write(tiny_stream, tmp_path / "whole", "ewc", "lora", **settings)))
     path = write(tiny_stream, tmp_path / "hurt", "ewc", "lora", **settings)
-    folder = stopped(path, monkeypatch, "_score", 1)
+    folder = stopped(path, monkeypatch, "_measure", 1)
     (folder / "state.json").write_text("{")
     found = run_continual(load_stream(path), progress=False)
     assert found.summary["cells"][0]["scores"] == whole.summary["cells"][0]["scores"]
@@ -81,7 +81,7 @@ def test_an_adapter_that_is_gone_is_missed(
 ) -> None:
     """A state that says more than the folders hold; the run's own adapter is not the sum of all."""
     path = write(tiny_stream, tmp_path, "grow", "neurolora")
-    folder = stopped(path, monkeypatch, "_score", 1)
+    folder = stopped(path, monkeypatch, "_measure", 1)
     shutil.move(folder / "tasks" / gone, tmp_path / "aside")
     with pytest.raises(DataError, match=r"no weights in .*1-b/adapter\. Put them back"):
         run_continual(load_stream(path), progress=False)
