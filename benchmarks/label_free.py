@@ -207,11 +207,11 @@ def _classifier_answer(arguments: argparse.Namespace, method: str, place: int, s
     @torch.no_grad()
     def answer(rows: list[dict[str, Any]]) -> Answers:
         encoded, one = encode(arguments.model, rows), model()
-        states = []
-        for start in range(0, len(rows), BATCH):
-            places = list(range(start, min(start + BATCH, len(rows))))
-            states.append(pooled(one.body, batch_of(encoded, places, pad_of(one.body))[0]))
-        features = torch.cat(states)
+        order = sorted(range(len(rows)), key=lambda place: len(encoded.tokens[place]))
+        features = torch.empty(len(rows), one.head.in_features)
+        for start in range(0, len(order), BATCH):
+            places = order[start : start + BATCH]
+            features[places] = pooled(one.body, batch_of(encoded, places, pad_of(one.body))[0])
         return Answers(one.head(features).numpy(), features.numpy(), np.array(encoded.labels))
 
     return answer
