@@ -8,7 +8,7 @@ process of its own on one thread: accuracy on the test rows; seconds of learning
 of predicting a thousand rows; and by how much the process grew, above what was there once the features were.
 A seed sets the random expansion, or the order of rows for SGD; what has no chance in it is run once. Settings
 are chosen as in `fly_streams.py`, here for all classes at once, and marked where they are at an end of their
-grid; the ridge penalty by GCV. Written are JSON and a page with the curves.
+grid; the ridge penalty by GCV. Written are JSON and a page with the curves; what FILE has is not run again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from typing import Any
 
 import numpy as np
 from fly_learners import Centred
-from fly_streams import METHODS, Stream, digits, search, texts, told
+from fly_streams import METHODS, Row, Search, Stream, digits, run_missing, search, texts, told
 from merging_table import interval
 from pictures_page import write_pictures
 
-from neurolora.files import write_json
 from neurolora.fly import FlyClassifier
 from neurolora.provenance import environment
 
@@ -70,32 +69,32 @@ def in_own_process(stream: Stream, learner: Any) -> dict[str, float]:
         return pool.submit(measure, stream, learner).result()
 
 
-def learners(stream: Stream, cells: Sequence[int], seeds: Sequence[int]) -> dict[str, list[Any]]:
-    """Every learner, once for each seed that matters to it."""
-    made: dict[str, list[Any]] = {
-        f"Fly-CL, M = {count:,}": [FlyClassifier(count, random_state=seed) for seed in seeds]
+def plan_of(name: str, cells: Sequence[int], seeds: Sequence[int]) -> list[Row]:
+    """What is to be run on a set: the fly's sizes, then the rivals, those without chance once."""
+    plan: list[Row] = [
+        {"set": name, "method": "Fly-CL", "cells": count, "grid": [{}], "seeds": list(seeds)}
         for count in cells
-    }
+    ]
+    for rival, random in RIVALS.items():
+        own = {"grid": list(METHODS[rival].grid), "seeds": list(seeds) if random else [0]}
+        plan.append({"set": name, "method": rival, "cells": None, **own})
+    return plan
+
+
+def run_row(asked: Row, stream: Stream) -> Row:
+    """One learner on one set, each seed in a process of its own."""
     classes = np.unique(stream.train.y)
-    at_once = stream._replace(per_step=len(classes))  # as it will be learned
-    for name, random in RIVALS.items():
-        method, found = METHODS[name], search(at_once, METHODS[name])
-        label = ", ".join(filter(None, (name, told(found))))
-        made[label] = [method.make(classes, seed, **found.settings) for seed in (seeds if random else [0])]
-    return made
-
-
-def run_set(name: str, stream: Stream, cells: Sequence[int], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    rows = []
-    for label, each in learners(stream, cells, seeds).items():
-        runs = [in_own_process(stream, Centred(learner)) for learner in each]
-        rows.append({"set": name, "method": label, "cells": _cells(each[0]), "runs": runs})
-        print(_line(rows[-1]), flush=True)
-    return rows
-
-
-def _cells(learner: Any) -> int | None:
-    return learner.n_components if isinstance(learner, FlyClassifier) else None
+    if asked["cells"]:
+        found = Search({}, [], [])
+        learners = [FlyClassifier(asked["cells"], random_state=seed) for seed in asked["seeds"]]
+    else:
+        method = METHODS[asked["method"]]
+        found = search(stream._replace(per_step=len(classes)), method)  # as it will be learned: at once
+        learners = [method.make(classes, seed, **found.settings) for seed in asked["seeds"]]
+    runs = [in_own_process(stream, Centred(learner)) for learner in learners]
+    row = {**asked, **found._asdict(), "runs": runs, "environment": environment()}
+    print(_line(row), flush=True)
+    return row
 
 
 HEAD = (
@@ -103,20 +102,27 @@ HEAD = (
 )
 
 
-def _line(row: dict[str, Any]) -> str:
-    told = [
+def _line(row: Row) -> str:
+    figures = [
         _short(_middle(row, key) / unit)
         for key, unit in (("learning_seconds", 1), ("seconds_for_1000", 1), ("bytes", 1e6))
     ]
     accuracy = interval([run["accuracy"] for run in row["runs"]])
-    return "| " + " | ".join([row["set"], row["method"], accuracy, *told]) + " |"
+    return "| " + " | ".join([row["set"], _label(row), accuracy, *figures]) + " |"
+
+
+def _label(row: Row) -> str:
+    if row["cells"]:
+        return f"{row['method']}, M = {row['cells']:,}"
+    found = told(Search(*(row[name] for name in Search._fields)))
+    return ", ".join(filter(None, (row["method"], found)))
 
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
-def _middle(row: dict[str, Any], key: str) -> float:
+def _middle(row: Row, key: str) -> float:
     return statistics.median(run[key] for run in row["runs"])
 
 
@@ -129,7 +135,7 @@ PICTURES = {
 }
 
 
-def write_curves(rows: list[dict[str, Any]], path: Path) -> None:
+def write_curves(rows: list[Row], path: Path) -> None:
     """A line for each set over M; the rivals stand in the JSON and the table."""
     from neurolora.report.figures import growth
 
@@ -164,14 +170,9 @@ def main() -> None:
         streams |= {
             name: texts(arguments.data, arguments.backbone, name, 1) for name in ("agnews", "dbpedia")
         }
-    rows = [
-        row
-        for name, stream in streams.items()
-        for row in run_set(name, stream, arguments.cells, arguments.seeds)
-    ]
+    plan = [row for name in streams for row in plan_of(name, arguments.cells, arguments.seeds)]
+    rows = run_missing(plan, run_row, streams, arguments.out)
     print("\n".join([HEAD, *map(_line, rows)]))
-    sizes = {name: [len(s.train.y), len(s.test.y), s.train.X.shape[1]] for name, s in streams.items()}
-    write_json(arguments.out, {"rows": rows, "sizes": sizes, "environment": environment()})
     write_curves(rows, arguments.out.with_suffix(".html"))
 
 

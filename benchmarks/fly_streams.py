@@ -3,6 +3,7 @@
     python benchmarks/fly_streams.py --out FILE                                  # scikit-learn's digits alone
     python benchmarks/fly_streams.py --data DATA --backbone MODEL --out FILE     # and AG News and DBpedia
 
+It goes on where it stopped: a learner that FILE has, with the same grid and seeds, is not run again.
 DATA holds agnews/ and dbpedia/ (`[{"sentence", "label"}]`; a set without a train file is split by a hash of
 its rows); MODEL is an encoder. Every learner sees the classes of a step once, in the seed's order, and is
 scored on the test rows of all classes seen so far: A_t. Printed are the mean of A_t over the steps and the
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -57,6 +59,9 @@ class Stream(NamedTuple):
     per_step: int
 
 
+Row = dict[str, Any]
+
+
 class Method(NamedTuple):
     """How to make a learner of (classes, seed, settings), the settings to choose from, and whether the order
     of the classes matters in the end."""
@@ -79,9 +84,10 @@ METHODS: dict[str, Method] = {
     ),
     "ridge on the features": Method(lambda classes, seed: RawRidge()),
     "nearest class mean": Method(lambda classes, seed: NearestMean()),
-    "SGD": Method(Sgd, grid(rate=(1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0))),
+    "SGD": Method(Sgd, grid(rate=(1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0))),
     "EWC, linear head": Method(
-        EwcHead, grid(weight=(1.0, 1e2, 1e4, 1e6), rate=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2))
+        EwcHead,
+        grid(weight=(1.0, 1e2, 1e4, 1e6, 1e8, 1e10), rate=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1)),
     ),
     "joint logistic regression": Method(
         lambda classes, seed, **settings: Joint(Logistic(**settings)),
@@ -158,23 +164,31 @@ def at_end(tried: Sequence[dict[str, float]], settings: dict[str, float]) -> lis
     return [name for name, value in settings.items() if value in (min(values[name]), max(values[name]))]
 
 
-def chosen(stream: Stream, method: Method) -> dict[str, float]:
-    """`search`'s settings."""
-    return search(stream, method).settings
+def run_row(asked: Row, stream: Stream) -> Row:
+    """One learner on one set. asked: set, method, grid and seeds."""
+    method, began = METHODS[asked["method"]], time.perf_counter()
+    found = search(stream, method)
+    runs = [run_one(stream, method, seed, found.settings) for seed in asked["seeds"]]
+    last, seconds = statistics.mean(run["last"] for run in runs), time.perf_counter() - began
+    label = ", ".join(filter(None, (asked["method"], told(found))))
+    print(f"{asked['set']}: {label}: {100 * last:.1f}, {seconds:.0f} s", flush=True)
+    return {**asked, **found._asdict(), "runs": runs, "environment": environment()}
 
 
-def run_set(name: str, stream: Stream, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    rows = []
-    for label, method in METHODS.items():
-        began, found = time.perf_counter(), search(stream, method)
-        runs = [run_one(stream, method, seed, found.settings) for seed in seeds]
-        rows.append({"set": name, "method": label, "grid": method.grid, **found._asdict(), "runs": runs})
-        last, seconds = statistics.mean(run["last"] for run in runs), time.perf_counter() - began
-        print(
-            f"{name}: {', '.join(filter(None, (label, told(found))))}: {100 * last:.1f}, {seconds:.0f} s",
-            flush=True,
-        )
-    return rows
+def run_missing(
+    plan: Sequence[Row], run: Callable[[Row, Stream], Row], streams: dict[str, Stream], out: Path | None
+) -> list[Row]:
+    """A row for each that is asked for, in their order; those that `out` has are read, which is written anew
+    after each of the others."""
+    before = json.loads(out.read_text())["rows"] if out and out.is_file() else []
+    rows = [next((row for row in before if asked.items() <= row.items()), None) for asked in plan]
+    sizes = {name: [len(s.train.y), len(s.test.y), s.train.X.shape[1]] for name, s in streams.items()}
+    for place, asked in enumerate(plan):
+        if rows[place] is None:
+            rows[place] = run(asked, streams[asked["set"]])
+            if out:
+                write_json(out, {"rows": [row for row in rows if row], "sizes": sizes})
+    return [row for row in rows if row]
 
 
 def told(found: Search) -> str:
@@ -183,7 +197,7 @@ def told(found: Search) -> str:
     return ", ".join(f"{name} {value:g}{marks.get(name, '')}" for name, value in found.settings.items())
 
 
-def print_table(rows: Sequence[dict[str, Any]]) -> None:
+def print_table(rows: Sequence[Row]) -> None:
     print("| set | learner | settings | mean over steps, % | last, % | learning, s |\n" + "|---" * 6 + "|")
     for row in rows:
         average, last = (interval([100 * run[key] for run in row["runs"]]) for key in ("average", "last"))
@@ -205,11 +219,11 @@ def main() -> None:
     if arguments.data and arguments.backbone:
         for name, per_step in (("agnews", 1), ("dbpedia", 2)):
             streams[name] = texts(arguments.data, arguments.backbone, name, per_step)
-    rows = [row for name, stream in streams.items() for row in run_set(name, stream, arguments.seeds)]
-    print_table(rows)
-    if arguments.out:
-        sizes = {name: [len(s.train.y), len(s.test.y), s.train.X.shape[1]] for name, s in streams.items()}
-        write_json(arguments.out, {"rows": rows, "sizes": sizes, "environment": environment()})
+    plan = [
+        {"set": name, "method": label, "grid": list(METHODS[label].grid), "seeds": arguments.seeds}
+        for name, label in itertools.product(streams, METHODS)
+    ]
+    print_table(run_missing(plan, run_row, streams, arguments.out))
 
 
 if __name__ == "__main__":
