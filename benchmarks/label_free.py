@@ -44,7 +44,7 @@ from neurolora.provenance import environment
 
 CALIBRATED, UNSEEN = ("typos", "dropped_words"), ("swapped_words", "shortened", "typo_substitutions")
 STRENGTHS = (0.05, 0.1, 0.2, 0.4)
-REAL_METHODS = ("lora", "neurolora")
+METHODS = ("lora", "neurolora")
 WORLD_TASKS = ("world-recall", "world-passage", "world-sums")
 ROWS = 500
 
@@ -179,7 +179,7 @@ def real_cells(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int, A
     from real_tasks import TASKS, raw_rows
 
     for seed in arguments.seeds:
-        for method in REAL_METHODS:
+        for method in arguments.methods:
             for place, task in enumerate(TASKS):
                 known = raw_rows(arguments.data, task, "validation", arguments.rows)
                 new = raw_rows(arguments.data, task, "test", arguments.rows)
@@ -226,25 +226,25 @@ def world_cells(
     """Every run folder on a task of the world: `run.json` says which, `config.yaml` with which seed."""
     from neurolora.tasks import TaskRequest, load_rows
 
-    for (method, task, seed), folder in _world_runs(arguments.folder, arguments.seeds).items():
+    for (method, task, seed), folder in _world_runs(arguments).items():
         request = TaskRequest(task=task, limit=arguments.rows)
         known, new = (load_rows(request, split) for split in ("validation", "test"))
         yield f"{method}-{task}", task, seed, _language_answer(folder, request), known, new
 
 
-def _world_runs(root: Path, seeds: Sequence[int]) -> dict[tuple[str, str, int], Path]:
+def _world_runs(arguments: argparse.Namespace) -> dict[tuple[str, str, int], Path]:
     """(method, task, seed) -> its run folder. Which of two is meant is not for us to choose."""
     import yaml
 
     found: dict[tuple[str, str, int], Path] = {}
-    for path in sorted(root.rglob("run.json")):
+    for path in sorted(arguments.folder.rglob("run.json")):
         facts, config = json.loads(path.read_text()), path.parent / "config.yaml"
-        if facts.get("task") not in WORLD_TASKS or facts.get("method") not in REAL_METHODS:
+        if facts.get("task") not in WORLD_TASKS or facts.get("method") not in arguments.methods:
             continue
         key = (facts["method"], facts["task"], yaml.safe_load(config.read_text())["train"]["seed"])
         # Beside the plain ones `world_merging.py` has variants: NeuroLoRA with an A each, or with silence.
         is_variant = path.parts[-3] == "parents" and path.parent.name != "-".join(map(str, key))
-        if key[2] not in seeds or is_variant:
+        if key[2] not in arguments.seeds or is_variant:
             continue
         if key in found:
             raise SystemExit(f"{' '.join(map(str, key))}: both {found[key]} and {path.parent}; give one")
@@ -340,6 +340,7 @@ def main() -> None:
     )
     parser.add_argument("stage", choices=("real", "world", "table"))
     add_arguments(parser)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     arguments = parser.parse_args()
     if arguments.stage == "table":
         print_table(arguments.folder)
