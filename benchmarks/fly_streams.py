@@ -3,7 +3,8 @@
     python benchmarks/fly_streams.py --out FILE                                  # scikit-learn's digits alone
     python benchmarks/fly_streams.py --data DATA --backbone MODEL --out FILE     # and AG News and DBpedia
 
-It goes on where it stopped: a learner that FILE has, with the same grid and seeds, is not run again.
+It goes on where it stopped: a learner that FILE has, with the same grid and seeds, is not run again. Written
+are JSON and a page with pictures.
 DATA holds agnews/ and dbpedia/ (`[{"sentence", "label"}]`; a set without a train file is split by a hash of
 its rows); MODEL is an encoder. Every learner sees the classes of a step once, in the seed's order, and is
 scored on the test rows of all classes seen so far: A_t. Printed are the mean of A_t over the steps and the
@@ -32,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from fly_learners import Centred, EwcHead, Joint, Logistic, NearestMean, RadialSvc, RawRidge, Sgd
 from merging_table import interval
+from pictures_page import write_pictures
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -42,6 +44,7 @@ from neurolora.fly.data import LabelledSource, load_labelled
 from neurolora.fly.features import default_cache, extract_features
 from neurolora.fly.stream import class_steps, run_stream
 from neurolora.provenance import environment
+from neurolora.studies.results import interval as student_interval
 
 SEARCH_SEEDS = (100, 101, 102)  # of the class orders by which settings are chosen
 
@@ -206,6 +209,25 @@ def print_table(rows: Sequence[Row]) -> None:
         print(f"| {row['set']} | {row['method']} | {found} | {average} | {last} | {seconds:.2g} |")
 
 
+def write_page(rows: Sequence[Row], path: Path) -> None:
+    """For each set, where every learner ends, with its interval over seeds, beside the best joint one."""
+    from neurolora.report.figures import intervals
+
+    pictures = []
+    for name in dict.fromkeys(row["set"] for row in rows):
+        mine = {row["method"]: row for row in rows if row["set"] == name}
+        ends = {label: [run["last"] for run in row["runs"]] for label, row in mine.items()}
+        found = {label: student_interval(values) for label, values in ends.items()}
+        drawn = [(f["mean"], f["low"] or f["mean"], f["high"] or f["mean"]) for f in found.values()]
+        best = max(f["mean"] for label, f in found.items() if label.startswith("joint"))
+        pictures.append(intervals(name, "accuracy after the last step", list(found), drawn, best))
+    about = (
+        "Class-incremental streams on frozen features: accuracy on all classes after the last step, mean and "
+        "95% interval over seeds. Dashed: the better of the learners that keep all rows and are trained anew."
+    )
+    write_pictures("Classes one after another", about, pictures, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -223,7 +245,10 @@ def main() -> None:
         {"set": name, "method": label, "grid": list(METHODS[label].grid), "seeds": arguments.seeds}
         for name, label in itertools.product(streams, METHODS)
     ]
-    print_table(run_missing(plan, run_row, streams, arguments.out))
+    rows = run_missing(plan, run_row, streams, arguments.out)
+    print_table(rows)
+    if arguments.out:
+        write_page(rows, arguments.out.with_suffix(".html"))
 
 
 if __name__ == "__main__":
