@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neurolora.errors import NeuroLoraError, TrainingError, explain
+from neurolora.errors import NeuroLoraError, OutputError, TrainingError, explain
 from neurolora.studies.cells import Cell
-from neurolora.studies.code import code_fingerprint
-from neurolora.studies.work import do_work, has_weights, read_record
+from neurolora.studies.code import ROOMS, code_fingerprint, code_on_disk
+from neurolora.studies.work import RECORD, do_work, has_weights, read_record
 
 Record = dict[str, Any]
 #: Told what is being done, how much of it is done, and of how much.
@@ -43,6 +44,10 @@ class Book:
     accept_older: bool = False
     progress: Progress = _untold
     older: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        for kind in ROOMS:  # now, and not hours later, when the first cell of a kind is asked for
+            code_fingerprint(kind)
 
     def place(self, cell: Cell) -> Path:
         """The folder of a cell."""
@@ -97,11 +102,28 @@ class Book:
 
 
 def _work(cell: Cell, folder: Path, parents: list[Path], code: str) -> Record:
-    """`do_work` with the cell's name in front of whatever it says."""
+    """`do_work` with the cell's name in front of whatever it says; by the code that the record names.
+
+    Workers read the code as they start, hours after the command. Raises OutputError where it has changed.
+    """
     try:
-        return do_work(cell, folder, parents, code)
+        _require_same_code(cell.kind, code)
+        record = do_work(cell, folder, parents, code)
+        _require_same_code(cell.kind, code, folder / RECORD)
     except NeuroLoraError as error:
         raise type(error)(f"{cell.name}: {error}") from error
+    return record
+
+
+def _require_same_code(kind: str, code: str, record: Path | None = None) -> None:
+    """The files are still those of the fingerprint; else the record goes, as nobody knows what made it."""
+    if code_on_disk(kind) == code:
+        return
+    if record is not None:
+        record.unlink(missing_ok=True)
+    found = "the code has changed since the command was given"
+    do = "Give the command again: what is done and not touched by the change is kept"
+    raise OutputError(explain("running a cell", found, do))
 
 
 def _result(future: Future[Record]) -> Record:
@@ -132,11 +154,24 @@ def threads_for(jobs: int) -> int:
 
 def _begin(threads: int) -> None:
     """In a new worker: its share of the cores, and quiet libraries."""
+    _end_with_parent()
     import torch
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(threads)
     quiet_libraries()
+
+
+def _end_with_parent() -> None:
+    """A killed command takes its workers along: one that went on would write where the next command works."""
+    parent = multiprocessing.parent_process()
+
+    def wait_and_end() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait_and_end, daemon=True).start()
 
 
 def quiet_libraries() -> None:

@@ -40,10 +40,22 @@ SHOWING = frozenset(
 
 @cache
 def code_fingerprint(kind: str) -> str:
+    """`code_on_disk` when this process first asked: that of the code which it runs."""
+    return code_on_disk(kind)
+
+
+def code_on_disk(kind: str) -> str:
     """SHA-256 over the syntax trees of a kind of cell's files, and the libraries' versions, in hex."""
     versions = package_versions()
-    digest = hashlib.sha256(repr([versions[name] for name in LIBRARIES]).encode())
-    for path in _files(kind):
+    files = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in _files(kind))
+    return _fingerprint(repr([versions[name] for name in LIBRARIES]), files)
+
+
+@cache
+def _fingerprint(versions: str, files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Times and sizes are asked for so that files which nobody has written to are not parsed again."""
+    digest = hashlib.sha256(versions.encode())
+    for path, _, _ in files:
         name = path.relative_to(PACKAGE).as_posix()
         digest.update(f"{name}\n{_meaning(path.read_text(encoding='utf-8'))}\n".encode())
     return digest.hexdigest()

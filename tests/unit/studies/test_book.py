@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from neurolora.errors import DataError
+from neurolora.errors import DataError, OutputError
 from neurolora.studies import book as book_module
 from neurolora.studies import work as work_module
 from neurolora.studies.book import Book
@@ -77,7 +81,8 @@ def test_records_of_other_code_are_run_again_unless_they_are_accepted(
     tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Book(tmp_path).run([cell(0)], "x")
-    monkeypatch.setattr(book_module, "code_fingerprint", lambda kind: "changed")
+    for name in ("code_fingerprint", "code_on_disk"):
+        monkeypatch.setattr(book_module, name, lambda kind: "changed")
     accepting = Book(tmp_path, accept_older=True)
     accepting.run([cell(0)], "x")
     assert (done, accepting.older) == (["cell 0"], {cell(0).key})
@@ -176,3 +181,42 @@ def test_after_an_error_those_that_run_are_waited_for() -> None:
     with pytest.raises(DataError, match="one"):
         fail()
     assert started[0].done()
+
+
+def test_no_record_names_code_that_did_not_make_it(
+    tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody works on the code while hours of cells are run."""
+    before = book_module.code_on_disk("score")
+    book = Book(tmp_path)
+    seen: list[str] = []
+
+    def on_disk(kind: str) -> str:
+        seen.append(kind)
+        return before if len(seen) < 4 else "changed"
+
+    monkeypatch.setattr(book_module, "code_on_disk", on_disk)
+    with pytest.raises(OutputError, match=r"cell 1: .*the code has changed"):
+        book.run([cell(0), cell(1)], "x")
+    assert book.read(cell(0)) is not None
+    assert book.read(cell(1)) is None
+
+
+def test_a_killed_command_takes_its_workers_along() -> None:
+    """One that went on would write into the cells of the command that is given next."""
+    script = (
+        "import os, time\n"
+        "from neurolora.studies import book\n"
+        "with book._workers(1) as pool:\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    pool.submit(time.sleep, 300).result()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        worker = int(command.stdout.readline())
+        command.kill()
+        try:
+            command.communicate(timeout=20)  # the worker holds the other end while it lives
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)

@@ -50,3 +50,19 @@ def test_another_version_of_a_library_is_other_code(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(code, "package_versions", lambda: dict.fromkeys(code.LIBRARIES, "0"))
     assert code.code_fingerprint("train") != before
     code.code_fingerprint.cache_clear()
+
+
+def test_the_code_on_disk_may_have_left_the_code_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.py").write_text(SOURCE)
+    monkeypatch.setattr(code, "PACKAGE", tmp_path)
+    monkeypatch.setattr(code, "ROOMS", {"train": ("a.py",)})
+    code.code_fingerprint.cache_clear()
+    before = code.code_fingerprint("train")
+    (tmp_path / "a.py").write_text(SOURCE.replace("# two", "# it doubles"))
+    assert code.code_on_disk("train") == before
+    (tmp_path / "a.py").write_text(SOURCE.replace("2 *", "30 *"))
+    assert code.code_on_disk("train") != before
+    assert code.code_fingerprint("train") == before
+    code.code_fingerprint.cache_clear()
