@@ -42,6 +42,10 @@ class TrainingError(NeuroLoraError, RuntimeError):
     """Training had to stop: NaN in the loss, a checkpoint that cannot be resumed."""
 
 
+class DivergedError(TrainingError):
+    """The loss or a gradient became NaN or infinite: with the same settings it would again."""
+
+
 class OutputError(NeuroLoraError, OSError):
     """A result could not be written; nothing that was there before has been touched."""
 

@@ -177,3 +177,31 @@ def test_cells_run_side_by_side_and_launched_on_two_processes(
     assert told[-1] == ("k", 2, 2)
     runs = [json.loads(path.read_text()) for path in (tmp_path / "cells").glob("*/adapter/run.json")]
     assert [one["processes"] for one in runs] == [2, 2]
+
+
+def test_a_run_that_diverges_counts_as_nothing_and_stops_nothing(
+    tmp_path: Path, tiny_studies: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rate of a search, or a seed that counts: hours of other cells do not wait for it."""
+    from neurolora.training.trainer import NeuroLoraTrainer
+
+    check = NeuroLoraTrainer._check_finite
+
+    def diverge_at_high_rates(trainer: NeuroLoraTrainer, value: float, what: str) -> None:
+        is_high, is_last = trainer.args.learning_rate > 1e-2, trainer.args.seed == 1
+        check(trainer, float("nan") if is_high or is_last else value, what)
+
+    monkeypatch.setattr(NeuroLoraTrainer, "_check_finite", diverge_at_high_rates)
+    folder = tiny_studies.write_studies(tmp_path, ("k",))
+    book = Book(tmp_path / "cells")
+    found = reproduce(load_study(folder, "k"), load_scale(folder, "tiny"), book)
+    tried = {round(one["value"], 4): one["score"] for one in found["searches"][0]["tried"]}
+    assert tried[0.03] == 0.0
+    assert min(tried[0.01], tried[0.0033]) > 0.0
+    for row in found["rows"]:
+        assert row["values"]["a"][0] > 0.0 == row["values"]["a"][1]
+        assert row["costs"]["trainable"] > 0
+    assert len(found["diverged"]) == 2
+    assert all(name.endswith("seed 1") for name in found["diverged"])
+    monkeypatch.setattr("neurolora.studies.book.do_work", lambda *_: pytest.fail("a cell was run again"))
+    reproduce(load_study(folder, "k"), load_scale(folder, "tiny"), book)

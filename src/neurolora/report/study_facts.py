@@ -169,6 +169,8 @@ def provenance(result: Result) -> list[tuple[str, str]]:
         ("Device", "; ".join(made["devices"])),
         ("Versions", ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())),
     ]
+    if result.get("diverged"):
+        rows.append(("Training became NaN, counted as 0", "; ".join(result["diverged"])))
     if result["older_code"]:
         rows.append(("Made by other code", f"{result['older_code']} cells, taken as they were"))
     return rows

@@ -21,7 +21,7 @@ from typing import Any
 from neurolora.errors import NeuroLoraError, OutputError, TrainingError, explain
 from neurolora.studies.cells import Cell
 from neurolora.studies.code import ROOMS, code_fingerprint, code_on_disk
-from neurolora.studies.work import RECORD, do_work, has_weights, read_record
+from neurolora.studies.work import DIVERGED, RECORD, do_work, has_weights, read_record
 
 Record = dict[str, Any]
 #: Told what is being done, how much of it is done, and of how much.
@@ -56,7 +56,9 @@ class Book:
     def read(self, cell: Cell) -> Record | None:
         """The record of a cell that is done; a training run whose weights are gone is not."""
         record = read_record(self.place(cell))
-        if record is None or (cell.kind == "train" and not has_weights(self.place(cell))):
+        if record is None:
+            return None
+        if cell.kind == "train" and DIVERGED not in record and not has_weights(self.place(cell)):
             return None
         if record["code"] != code_fingerprint(cell.kind):
             if not self.accept_older:

@@ -71,6 +71,7 @@ def make_result(study: Study, scale: Scale, table: Table, older: set[str]) -> di
         "sizes": {"data": scale.data, "train": scale.train, "eval": scale.eval.model_dump()},
         "cells": sorted(record["key"] for record in table.records),
         "older_code": len(older),
+        "diverged": sorted(record["name"] for record in table.records if "diverged" in record),
         "code": {
             kind: code_fingerprint(kind)[:16]
             for kind in sorted({record["kind"] for record in table.records} | {"train"})

@@ -34,7 +34,10 @@ class Table:
 
 
 def training_costs(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Parameters of the first run, which are those of all; means of time and memory."""
+    """Parameters of the first run, which are those of all; means of time and memory. Of what was trained."""
+    records = [record for record in records if record["size"] is not None]
+    if not records:
+        return {}
     size = records[0]["size"]
     found = {
         **size,

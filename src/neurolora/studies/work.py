@@ -14,12 +14,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from neurolora.errors import TrainingError, explain
+from neurolora.errors import DivergedError, TrainingError, explain
 from neurolora.files import write_json, write_text
 from neurolora.provenance import environment
 from neurolora.studies.cells import Cell
 
 RECORD, BEGUN, ADAPTER = "cell.json", "begun.json", "adapter"
+#: In the record of a cell whose training became NaN, what it said: a result, as it would become so again.
+DIVERGED = "diverged"
+NOTHING = {"value": 0.0, "n": 0}  # what a model that was never made scores
 
 
 def do_work(cell: Cell, folder: Path, parents: list[Path], code: str) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def has_weights(folder: Path) -> bool:
 
 
 def _train(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
-    """A training run; the summary of `run.json` is its cost."""
+    """A training run; the summary of `run.json` is its cost. One that diverges leaves its message alone."""
     from neurolora.training import load_config
 
     output = folder / ADAPTER
@@ -78,7 +81,11 @@ def _train(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     else:
         from neurolora.training.run import run_training
 
-        run_training(config, resume="auto" if can_resume else None, overwrite=not can_resume, progress=False)
+        resume = "auto" if can_resume else None
+        try:
+            run_training(config, resume=resume, overwrite=not can_resume, progress=False)
+        except DivergedError as error:
+            return {DIVERGED: str(error), "costs": None, "size": None}
     summary = json.loads((output / "run.json").read_text(encoding="utf-8"))
     for checkpoint in output.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
@@ -88,11 +95,19 @@ def _train(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
 def _score(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     """The scores of a trained adapter, beside what it took to train it. A whole model is not kept."""
     trained = read_record(parents[0]) or {}
+    if DIVERGED in trained:
+        return _nothing(cell, trained)
     found = _scores(cell, parents[0] / ADAPTER, parents[0])
     if not (parents[0] / ADAPTER / "adapter_config.json").is_file():
         for path in (parents[0] / ADAPTER).glob("*.safetensors"):
             path.unlink()
     return {"scores": found, "costs": trained.get("costs"), "size": trained.get("size")}
+
+
+def _nothing(cell: Cell, trained: dict[str, Any]) -> dict[str, Any]:
+    """The scores of what was built on a run that diverged: 0, as there is no model."""
+    scores = {score.column: NOTHING for score in cell.scores}
+    return {"scores": scores, DIVERGED: trained[DIVERGED], "costs": None, "size": None}
 
 
 def _launch(cell: Cell, folder: Path, arguments: list[str]) -> None:
@@ -114,6 +129,10 @@ def _merge(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     """A merge of the parents' adapters."""
     from neurolora.merging import merge_adapters
 
+    diverged = [record for record in map(read_record, parents) if record and DIVERGED in record]
+    if diverged:
+        return _nothing(cell, diverged[0])
+
     sources = [parent / ADAPTER for parent in parents]
     done = merge_adapters(sources, folder / ADAPTER, overwrite=True, **cell.work)
     found = {
@@ -125,7 +144,10 @@ def _merge(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
 
 
 def _stream(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
-    """A stream of tasks; its scores are those after the last task, and the metrics of the whole."""
+    """A stream of tasks; its scores are those after the last task, and the metrics of the whole.
+
+    A setting that diverges in a search is the worst. A stream that counts has no BWT then: its error goes on.
+    """
     from neurolora.continual import run_continual
     from neurolora.continual.config import StreamConfig
     from neurolora.training.config import to_yaml
@@ -136,7 +158,12 @@ def _stream(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
         write_text(folder / "run.yaml", to_yaml(config.resolved()))
         _launch(cell, folder, ["continual", str(folder / "run.yaml")])
     else:
-        run_continual(config, progress=False)
+        try:
+            run_continual(config, progress=False)
+        except DivergedError as error:
+            if config.eval.split == "test":
+                raise
+            return {"scores": {"average_accuracy": NOTHING}, DIVERGED: str(error), "costs": None}
     found = json.loads((output / "results.json").read_text(encoding="utf-8"))["cells"][0]
     last = dict(zip(found["order"], found["R"][-1], strict=True))
     metrics = {name: round(value, 6) for name, value in found["metrics"].items()}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Trainer
 
-from neurolora.errors import NeuroLoraError, OutputError, TrainingError, explain
+from neurolora.errors import DivergedError, NeuroLoraError, OutputError, explain
 from neurolora.training.callback import NeuroLoraCallback
 from neurolora.training.checkpoints import (
     STAGING,
@@ -48,7 +48,7 @@ class NeuroLoraTrainer(Trainer):
     Logits are computed only where a label is compared (`labelled.py`), unless something else reads them.
     It logs `loss` (the task's alone) and `orthogonality_loss` (unweighted) apart, and `eval_loss` as the mean
     over label tokens, whatever the batch size. It stops at a NaN or infinite loss or gradient with
-    `TrainingError`, before anything is saved. A checkpoint appears whole or not at all; if it cannot be
+    `DivergedError`, before anything is saved. A checkpoint appears whole or not at all; if it cannot be
     written, `OutputError` names the last good one.
     """
 
@@ -193,7 +193,7 @@ class NeuroLoraTrainer(Trainer):
             return
         good = latest_checkpoint(Path(self.args.output_dir))
         kept = f"The last good checkpoint is {good}" if good else "No checkpoint was written before"
-        raise TrainingError(
+        raise DivergedError(
             explain(
                 f"training step {self.state.global_step + 1}",
                 f"the {what} is {value}, so training stopped and saved nothing",
