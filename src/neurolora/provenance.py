@@ -88,8 +88,10 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
+def git_state(folder: Path, *, only_folder: bool = False) -> dict[str, Any] | None:
     """Commit and dirty flag of the checkout that tracks `folder`; None outside one or without git.
+
+    only_folder: what is changed elsewhere in the checkout does not make it dirty.
 
     A package installed under somebody else's checkout (a virtual environment inside a project) is not that
     project's code: a folder that git does not track gives None.
@@ -99,7 +101,8 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
+    where = ["--", "."] if only_folder else []
+    return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", *where))}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -62,8 +62,11 @@ def test_git_state_follows_the_checkout(tmp_path: Path) -> None:
     _git(tmp_path, "commit", "-qm", "one")
     commit = _git(tmp_path, "rev-parse", "HEAD")
     assert provenance.git_state(package) == {"commit": commit, "dirty": False}
-    (package / "a.py").write_text("2")
+    (tmp_path / "result.json").write_text("{}")
     assert provenance.git_state(package) == {"commit": commit, "dirty": True}
+    assert provenance.git_state(package, only_folder=True) == {"commit": commit, "dirty": False}
+    (package / "a.py").write_text("2")
+    assert provenance.git_state(package, only_folder=True) == {"commit": commit, "dirty": True}
 
 
 def test_git_state_of_an_untracked_package_inside_a_checkout_is_none(tmp_path: Path) -> None:

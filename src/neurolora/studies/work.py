@@ -16,8 +16,9 @@ from typing import Any
 
 from neurolora.errors import DivergedError, TrainingError, explain
 from neurolora.files import write_json, write_text
-from neurolora.provenance import environment
+from neurolora.provenance import environment, git_state
 from neurolora.studies.cells import Cell
+from neurolora.studies.code import PACKAGE
 
 RECORD, BEGUN, ADAPTER = "cell.json", "begun.json", "adapter"
 #: In the record of a cell whose training became NaN, what it said: a result, as it would become so again.
@@ -35,7 +36,9 @@ def do_work(cell: Cell, folder: Path, parents: list[Path], code: str) -> dict[st
         cell, folder, parents
     )
     told = {"key": cell.key, "kind": cell.kind, "name": cell.name, "code": code}
-    record = {**told, **found, "environment": environment()}
+    # the first study's result makes the checkout dirty for the cells of the next, but not their code
+    made_by = {**environment(), "git": git_state(PACKAGE, only_folder=True)}
+    record = {**told, **found, "environment": made_by}
     write_json(folder / RECORD, record)
     return record
 

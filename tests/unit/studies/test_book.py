@@ -155,6 +155,18 @@ def test_what_other_code_has_begun_is_thrown_away(tmp_path: Path, monkeypatch: p
     assert seen == [False, True, False]
 
 
+def test_a_record_calls_the_code_changed_and_not_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result of the first study lies in the checkout while the cells of the second are run."""
+    monkeypatch.setattr(work_module, "_train", lambda *_: {"costs": {}, "size": {}})
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(work_module, "git_state", lambda *_, **how: asked.append(how) or {"dirty": False})
+    record = work_module.do_work(Cell("train", "x", cell(0).work), tmp_path / "x", [], "code")
+    assert asked == [{"only_folder": True}]
+    assert record["environment"]["git"] == {"dirty": False}
+
+
 def test_a_run_whose_weights_are_gone_is_run_again_for_those_who_need_them(
     tmp_path: Path, done: list[str]
 ) -> None:
