@@ -44,7 +44,7 @@ def _search(study: Study, scale: Scale, book: Book, rates: dict[str, Rates]) -> 
         row, way = study.rows[label], study.merges[merge]
         make = partial(_merged, study, scale, row, way, parents, "validation", scale.search.limit)
         wanted.append(Wanted(f"{row.name}, {way.name}", make, way.lambdas))
-    grids = search_values(book, wanted, f"{study.id}, scales of merges")
+    grids = search_values(book, wanted, scale.search, f"{study.id}, scales of merges")
     return dict(zip(pairs, grids, strict=True))
 
 

@@ -1,7 +1,8 @@
 """Choosing a setting on validation rows, with one seed that no table counts: one rule for every method.
 
 Room: studies; called by the kinds of studies. A learning rate starts from the scale's; its neighbours are
-tried, then the next one for as long as the best lies at an end. All that was tried stands in the result.
+tried, then the next one for as long as the best lies at an end. Other settings start from the values that the
+study gives, and go on in the same way. All that was tried stands in the result.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 from neurolora.studies.book import Book
 from neurolora.studies.cells import Cell
 from neurolora.studies.spec import Search
+
+RATES_AT_FIRST = 3  # where a search of rates begins, and its two neighbours
 
 
 @dataclass
@@ -75,10 +78,17 @@ def search_rates(book: Book, wanted: Sequence[Wanted], search: Search, what: str
     return grids
 
 
-def search_values(book: Book, wanted: Sequence[Wanted], what: str, score: Scoring = score_of) -> list[Grid]:
-    """A grid for each, of the values that are given."""
+def search_values(
+    book: Book, wanted: Sequence[Wanted], search: Search, what: str, score: Scoring = score_of
+) -> list[Grid]:
+    """A grid for each: the values that are given, and beyond an end as many as a search of rates may add."""
     grids = [Grid(each.name, each.make) for each in wanted]
     _try(book, grids, [list(each.values) for each in wanted], what, score)
+    for _ in range(search.most - RATES_AT_FIRST):
+        due = [_beyond(grid) for grid in grids]
+        if not any(due):
+            break
+        _try(book, grids, due, what, score)
     return grids
 
 
@@ -98,10 +108,19 @@ def _first(start: float, search: Search) -> list[float]:
 
 def _next(grid: Grid, search: Search) -> list[float]:
     """One more beyond the end where the best lies; none if it lies inside, or if there are enough."""
-    if len(grid.tried) < 3 or len(grid.tried) >= search.most or not grid.at_an_end:
+    if len(grid.tried) < RATES_AT_FIRST or len(grid.tried) >= search.most or not grid.at_an_end:
         return []
     is_low = grid.best == min(grid.tried)
     return [_rounded(grid.best / search.factor if is_low else grid.best * search.factor)]
+
+
+def _beyond(grid: Grid) -> list[float]:
+    """One more where the best lies at an end, as far from it as its neighbour is, as a ratio."""
+    if not grid.at_an_end:
+        return []
+    low, *_, high = sorted(grid.tried)
+    end, neighbour = (low, sorted(grid.tried)[1]) if grid.best == low else (high, sorted(grid.tried)[-2])
+    return [_rounded(end * end / neighbour)]
 
 
 def _rounded(value: float) -> float:

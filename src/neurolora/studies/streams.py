@@ -72,7 +72,8 @@ def _search(
             make = partial(_tried, study, scale, row, rates[row.of], setting)
             wanted.append(Wanted(f"{row.name}, {setting}", make, values))
             searched.append((label, setting))
-    grids: list[Grid] = search_values(book, wanted, f"{study.id}, settings", _average) if wanted else []
+    what = f"{study.id}, settings"
+    grids: list[Grid] = search_values(book, wanted, scale.search, what, _average) if wanted else []
     table.searches += [grid.to_dict() for grid in grids]
     found = {label: dict(row.settings) for label, row in study.stream_rows.items()}
     for (label, setting), grid in zip(searched, grids, strict=True):

@@ -65,8 +65,25 @@ def test_with_one_value_nothing_is_run() -> None:
 
 def test_values_that_are_given_are_all_tried() -> None:
     book = Fake(lambda value: -value)
-    grid = search_values(book, [Wanted("x", Named, [0.5, 1.0, 2.0])], "x")[0]  # type: ignore[arg-type]
+    wanted = [Wanted("x", Named, [0.5, 1.0, 2.0])]  # type: ignore[arg-type]
+    grid = search_values(book, wanted, Search(most=3), "x")[0]  # type: ignore[arg-type, call-arg]
     assert (sorted(grid.tried), grid.best) == ([0.5, 1.0, 2.0], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        (1.0, [0.5, 1.0, 4.0]),
+        (0.2, [0.125, 0.25, 0.5, 1.0, 4.0]),
+        (1e9, [0.5, 1.0, 4.0, 16.0, 64.0]),
+    ],
+)
+def test_past_an_end_values_go_on_as_rates_do(best: float, tried: list[float]) -> None:
+    book = Fake(lambda value: -abs(value - best))
+    wanted = [Wanted("x", Named, [0.5, 1.0, 4.0])]  # type: ignore[arg-type]
+    grid = search_values(book, wanted, Search(most=5), "x")[0]  # type: ignore[arg-type, call-arg]
+    assert sorted(grid.tried) == tried
+    assert grid.at_an_end == (best == 1e9)
 
 
 def test_the_common_rate_is_the_best_mean_among_rates_tried_everywhere() -> None:
