@@ -29,9 +29,39 @@ def run_merging(study: Study, scale: Scale, book: Book) -> Table:
     chosen = _search(study, scale, book, rates)
     grids = [grid for found in rates.values() for grid in found.values()]
     table.searches = [grid.to_dict() for grid in [*grids, *chosen.values()]]
-    for label, seed in itertools.product(study.rows, scale.seeds):
-        _add_seed(study, scale, book, table, label, seed, rates[label], chosen)
+    _fill(table, study, scale, book, rates, chosen)
     return table
+
+
+def _fill(
+    table: Table,
+    study: Study,
+    scale: Scale,
+    book: Book,
+    rates: dict[str, Rates],
+    chosen: dict[tuple[str, str], Grid],
+) -> None:
+    """Every method's adapters and merges with every seed; all at once, so that no job waits for a seed's."""
+    places = list(itertools.product(study.rows, scale.seeds))
+    alone = {
+        (label, seed, task): tested(scale, study.rows[label], task, seed, rates[label][task].best)
+        for (label, seed), task in itertools.product(places, study.tasks)
+    }
+    found = book.run(list(alone.values()), f"{study.id}, adapters")
+    merged = {}
+    for (label, seed), (merge, way) in itertools.product(places, study.merges.items()):
+        parents = [alone[label, seed, task].parents[0] for task in study.tasks]
+        numbers = (scale.eval.limit, chosen[label, merge].best)
+        merged[label, seed, merge] = _merged(study, scale, study.rows[label], way, parents, "test", *numbers)
+    records = book.run(list(merged.values()), study.id)
+    table.records = [*found.values(), *records.values()]
+    for label, seed in places:
+        own = mean(value_of(found[alone[label, seed, task].key], task) for task in study.tasks)
+        table.add(label, ALONE, own)
+        for merge in study.merges:
+            score = score_of(records[merged[label, seed, merge].key])
+            table.add(label, merge, score)
+            table.add(label, f"{merge}_{KEPT}", 100 * score / own if own else 0.0)
 
 
 def _search(study: Study, scale: Scale, book: Book, rates: dict[str, Rates]) -> dict[tuple[str, str], Grid]:
@@ -46,34 +76,6 @@ def _search(study: Study, scale: Scale, book: Book, rates: dict[str, Rates]) -> 
         wanted.append(Wanted(f"{row.name}, {way.name}", make, way.lambdas))
     grids = search_values(book, wanted, scale.search, f"{study.id}, scales of merges")
     return dict(zip(pairs, grids, strict=True))
-
-
-def _add_seed(
-    study: Study,
-    scale: Scale,
-    book: Book,
-    table: Table,
-    label: str,
-    seed: int,
-    rates: Rates,
-    chosen: dict[tuple[str, str], Grid],
-) -> None:
-    row = study.rows[label]
-    alone = [tested(scale, row, task, seed, rates[task].best) for task in study.tasks]
-    found = book.run(alone, f"{study.id}, adapters")
-    own = mean(value_of(found[cell.key], task) for cell, task in zip(alone, study.tasks, strict=True))
-    parents = [cell.parents[0] for cell in alone]
-    merged = {
-        merge: _merged(study, scale, row, way, parents, "test", scale.eval.limit, chosen[label, merge].best)
-        for merge, way in study.merges.items()
-    }
-    records = book.run(list(merged.values()), study.id)
-    table.records += [*found.values(), *records.values()]
-    table.add(label, ALONE, own)
-    for merge, cell in merged.items():
-        score = score_of(records[cell.key])
-        table.add(label, merge, score)
-        table.add(label, f"{merge}_{KEPT}", 100 * score / own if own else 0.0)
 
 
 def _merged(
