@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 from neurolora.cli.main import main
 from neurolora.studies import Book, load_scale, load_study, reproduce
@@ -205,3 +206,20 @@ def test_a_run_that_diverges_counts_as_nothing_and_stops_nothing(
     assert all(name.endswith("seed 1") for name in found["diverged"])
     monkeypatch.setattr("neurolora.studies.book.do_work", lambda *_: pytest.fail("a cell was run again"))
     reproduce(load_study(folder, "k"), load_scale(folder, "tiny"), book)
+
+
+def test_a_whole_model_is_trained_again_for_another_score(tmp_path: Path, tiny_studies: ModuleType) -> None:
+    """Its weights went when it was scored; then the code of evaluation changed, or more rows are wanted."""
+    folder = tiny_studies.write_studies(tmp_path, ("k",))
+    whole = {"name": "Full", "adapter": {"method": "full"}}
+    spec = {"rows": {"full": whole}, "rates_of": None, "curve": None, "against": []}
+    path = folder / "k" / "spec.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **spec}))
+    assert run(folder, tmp_path, "k", "--quick") == 0
+    first = json.loads((tmp_path / "out" / "k" / "tiny-quick.json").read_text())
+    for key, record in records(tmp_path).items():
+        if record["kind"] == "score":
+            (tmp_path / "work" / "cells" / key / RECORD).unlink()
+    assert run(folder, tmp_path, "k", "--quick") == 0
+    second = json.loads((tmp_path / "out" / "k" / "tiny-quick.json").read_text())
+    assert second["rows"][0]["values"] == first["rows"][0]["values"]

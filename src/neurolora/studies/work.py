@@ -71,8 +71,11 @@ def has_weights(folder: Path) -> bool:
 def _train(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     """A training run; the summary of `run.json` is its cost. One that diverges leaves its message alone."""
     from neurolora.training import load_config
+    from neurolora.training.run_folder import FINISHED
 
     output = folder / ADAPTER
+    if (output / FINISHED).is_file() and not has_weights(folder):
+        shutil.rmtree(output)  # a whole model's, let go when it was scored: it would pass for finished
     section = {"save_strategy": "no", **cell.work.get("output", {}), "output_dir": str(output)}
     config = load_config(None, {**cell.work, "output": section})
     can_resume = config.adapter.method != "adalora"
