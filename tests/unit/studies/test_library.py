@@ -46,6 +46,17 @@ def test_every_row_of_the_papers_studies_makes_a_training_config() -> None:
         load_config(None, {**values, "adapter": row.adapter, "train": row.train}).build_adapter()
 
 
+def test_every_table_is_tested_against_flylora() -> None:
+    """And against LoRA where it has a row; Table 4's row without gate and loss is FlyLoRA."""
+    folder = default_folder()
+    for name in ("table1", "table2", "table3", "table4"):
+        study = load_study(folder, name)
+        of = {label: row.adapter["method"] for label, row in study.rows.items() if len(row.adapter) < 3}
+        of |= {label: row.of for label, row in study.stream_rows.items() if row.strategy == "sequential"}
+        against = {of[label] for label in study.against if label in of}
+        assert against >= {"flylora"} | ({"lora"} & set(of.values())), name
+
+
 def test_methods_become_rows_and_the_papers_figures_stand_by_them(folder: Path) -> None:
     study = load_study(folder, "table1")
     assert study.names["adalora"] == "AdaLoRA"
