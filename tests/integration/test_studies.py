@@ -223,3 +223,23 @@ def test_a_whole_model_is_trained_again_for_another_score(tmp_path: Path, tiny_s
     assert run(folder, tmp_path, "k", "--quick") == 0
     second = json.loads((tmp_path / "out" / "k" / "tiny-quick.json").read_text())
     assert second["rows"][0]["values"] == first["rows"][0]["values"]
+
+
+def test_a_study_that_fails_does_not_keep_the_others_from_their_hours(
+    tmp_path: Path,
+    tiny_studies: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from neurolora.errors import AdapterError
+    from neurolora.studies import running
+
+    def fail(*_: Any) -> None:
+        raise AdapterError("these cannot be merged")
+
+    monkeypatch.setitem(running.KINDS, "merging", fail)
+    folder = tiny_studies.write_studies(tmp_path, ("table2", "k"))
+    assert run(folder, tmp_path, "all", "--quick") == 4
+    assert (tmp_path / "out" / "k" / "tiny-quick.json").is_file()
+    assert "## k" in (tmp_path / "out" / "results-tiny-quick.md").read_text()
+    assert "table2: failed: these cannot be merged" in capsys.readouterr().err

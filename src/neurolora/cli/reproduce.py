@@ -13,6 +13,7 @@ import typer
 from neurolora.cli.console import messages, print_json, progress_bars, results
 
 if TYPE_CHECKING:
+    from neurolora.studies import Book
     from neurolora.studies.spec import Scale, Study
 
 Name = Annotated[
@@ -144,27 +145,50 @@ def _run(
     chosen: list[Study], scale: Scale, places: Places, jobs: int | None, older: bool, as_json: bool
 ) -> None:
     from neurolora.report.studies import read_results, require_marks, write_pages
-    from neurolora.studies import Book, reproduce, require_fitting, stored_results, write_result
+    from neurolora.studies import Book, require_fitting, stored_results
     from neurolora.studies.book import quiet_libraries
 
     quiet_libraries()
     require_fitting(chosen, scale)
     if places.readme is not None:
         require_marks(places.readme)
-    console, done = messages(), []
     with progress_bars() as bars:
         book = Book(places.cells, jobs or _default_jobs(), older, _shown_in(bars))
-        for study in chosen:
-            done.append(reproduce(study, scale, book))
-            path = write_result(places.results, study, scale, done[-1])
-            console.print(f"{study.id}: {path}", markup=False)
+        done, failed = _all_that_go(chosen, scale, places, book)
     found = read_results(stored_results(places.results, scale))
-    pages = write_pages(found, places.pages, places.readme)
+    pages = write_pages(found, places.pages, places.readme) if found else []
+    if failed is not None:
+        raise failed
     if as_json:
         print_json(done)
         return
     _print_results(done)
     results().print("\n".join(str(page) for page in pages), markup=False)
+
+
+def _all_that_go(
+    chosen: list[Study], scale: Scale, places: Places, book: Book
+) -> tuple[list[dict[str, Any]], Exception | None]:
+    """The results of the studies, and the first error: hours of others do not wait for the one that fails.
+
+    Raises OutputError at once, which another study would meet as well.
+    """
+    from neurolora.errors import NeuroLoraError, OutputError
+    from neurolora.studies import reproduce, write_result
+
+    done: list[dict[str, Any]] = []
+    failed: Exception | None = None
+    for study in chosen:
+        try:
+            result = reproduce(study, scale, book)
+            told = str(write_result(places.results, study, scale, result))
+            done.append(result)
+        except OutputError:
+            raise
+        except (NeuroLoraError, RuntimeError) as error:
+            failed, told = failed or error, f"failed: {error}"
+        messages().print(f"{study.id}: {told}", markup=False)
+    return done, failed
 
 
 def _shown_in(bars: Any) -> Any:
