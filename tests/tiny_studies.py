@@ -60,7 +60,6 @@ STUDIES: dict[str, dict[str, Any]] = {
         "about": "Active ranks.",
         "kind": "single",
         "tasks": ["a"],
-        "rates_of": "neurolora",
         "curve": {"setting": "top_k", "label": "k"},
         "rows": {
             "k-2": METHODS["neurolora"],

@@ -71,6 +71,8 @@ def test_what_is_merged_are_the_adapters_of_table_1(all_done: Path) -> None:
         assert row["values"]["alone"] == pytest.approx(alone[row["name"]], abs=1e-3)
         kept = [100 * m / a for m, a in zip(row["values"]["sum"], row["values"]["alone"], strict=True)]
         assert row["values"]["sum_kept"] == pytest.approx(kept, rel=1e-2)
+        assert row["costs"].pop("merge_seconds") > 0
+        assert row["costs"] == next(one["costs"] for one in first["rows"] if one["name"] == row["name"])
     assert set(found["cells"]) & set(first["cells"])
 
 
@@ -83,6 +85,11 @@ def test_streams_have_the_metrics_of_their_matrices(all_done: Path) -> None:
             R = by_name[f"{row['name']}, seed {seed}"]["R"]
             assert row["values"]["bwt"][seed] == pytest.approx(R[1][0] - R[0][0], abs=1e-3)
             assert row["values"]["average"][seed] == pytest.approx(sum(R[1]) / 2, abs=1e-3)
+    costs = {row["name"]: row["costs"] for row in found["rows"]}
+    seq, ewc = costs["Seq"], costs["EWC"]
+    assert seq["kept_bytes"] == 0
+    assert ewc["kept_bytes"] == pytest.approx(2 * 4 * ewc["trainable"], rel=0.01)  # Fisher, anchor: float32
+    assert seq["adapter_bytes"] > 4 * seq["trainable"]
     assert found["searches"][-1]["name"] == "EWC, weight"
 
 
@@ -212,7 +219,7 @@ def test_a_whole_model_is_trained_again_for_another_score(tmp_path: Path, tiny_s
     """Its weights went when it was scored; then the code of evaluation changed, or more rows are wanted."""
     folder = tiny_studies.write_studies(tmp_path, ("k",))
     whole = {"name": "Full", "adapter": {"method": "full"}}
-    spec = {"rows": {"full": whole}, "rates_of": None, "curve": None, "against": []}
+    spec = {"rows": {"full": whole}, "curve": None, "against": []}
     path = folder / "k" / "spec.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **spec}))
     assert run(folder, tmp_path, "k", "--quick") == 0

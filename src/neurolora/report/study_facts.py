@@ -91,6 +91,9 @@ def costs(result: Result) -> TextTable:
         "active": "of these, active for a token",
         "seconds": "seconds a run",
         "peak_bytes": "peak memory, MB",
+        "merge_seconds": "seconds a merge",
+        "adapter_bytes": "adapter at the end, MB",
+        "kept_bytes": "kept beside it, MB",
     }
     have = [kind for kind in kinds if any(kind in row["costs"] for row in result["rows"])]
     printed = any("percent" in row["paper"] for row in result["rows"])
@@ -107,7 +110,9 @@ def _cost(kind: str, value: float | None) -> str:
         return ABSENT
     if kind == "peak_bytes":
         return f"{value / 1e6:,.0f}"
-    return f"{value:,.0f}" if kind != "percent" else f"{value:.2f}"
+    if kind.endswith("_bytes"):
+        return f"{value / 1e6:,.2f}"
+    return f"{value:.2f}" if kind in ("percent", "merge_seconds") else f"{value:,.0f}"
 
 
 def searches(result: Result) -> TextTable:

@@ -25,8 +25,6 @@ def require_fitting(studies: Sequence[Study], scale: Scale) -> None:
 
 def _problems(study: Study, scale: Scale) -> list[str]:
     rows = study.rows or {row.of: study.methods[row.of] for row in study.stream_rows.values()}
-    if study.rates_of:
-        rows = {**rows, study.rates_of: study.methods[study.rates_of]}
     found = [f"the scale has no task {name}" for name in study.tasks if name not in scale.tasks]
     methods = dict.fromkeys(str(row.adapter.get("method")) for row in rows.values())
     found += [

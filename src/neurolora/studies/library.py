@@ -135,7 +135,7 @@ def _problems(study: Study) -> list[str]:
         for _, column, where in places
         if column not in columns
     ]
-    methods = [row.of for row in study.stream_rows.values()] + ([study.rates_of] if study.rates_of else [])
+    methods = [row.of for row in study.stream_rows.values()]
     found += [f"there is no method {name!r} in {METHODS}" for name in methods if name not in study.methods]
     return list(dict.fromkeys(found))
 

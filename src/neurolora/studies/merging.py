@@ -14,7 +14,7 @@ from neurolora.studies.cells import Cell
 from neurolora.studies.search import Grid, Wanted, score_of, search_values
 from neurolora.studies.single import Rates, find_rates, score_on, tested, value_of
 from neurolora.studies.spec import Merge, Row, Scale, Study
-from neurolora.studies.table import Table
+from neurolora.studies.table import Table, mean_costs, training_costs
 
 ALONE, KEPT = "alone", "kept"
 
@@ -62,6 +62,12 @@ def _fill(
             score = score_of(records[merged[label, seed, merge].key])
             table.add(label, merge, score)
             table.add(label, f"{merge}_{KEPT}", 100 * score / own if own else 0.0)
+    for label in study.rows:
+        mine = [found[cell.key] for (row, _, _), cell in alone.items() if row == label]
+        merges = [records[cell.key] for (row, _, _), cell in merged.items() if row == label]
+        table.costs[label] = training_costs(mine)
+        if one := mean_costs(merges):
+            table.costs[label]["merge_seconds"] = one["seconds"]
 
 
 def _search(study: Study, scale: Scale, book: Book, rates: dict[str, Rates]) -> dict[tuple[str, str], Grid]:

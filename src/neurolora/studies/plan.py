@@ -55,8 +55,7 @@ def _count(study: Study, scale: Scale) -> dict[str, int]:
     """Training runs, merges and streams, each once for every seed; searches as they begin."""
     seeds, tasks = len(scale.seeds), len(study.tasks)
     tried = 0 if scale.search.most == 1 else 3
-    searched = 1 if study.rates_of else len(_methods(study))
-    found = {"searches of learning rates": searched * tasks * tried}
+    found = {"searches of learning rates": len(_methods(study)) * tasks * tried}
     if study.kind != "streams":
         found["training runs"] = len(study.rows) * tasks * seeds
     if study.kind == "merging":

@@ -29,9 +29,8 @@ def run_single(study: Study, scale: Scale, book: Book) -> Table:
     table = Table({task: scale.tasks[task].name for task in study.tasks})
     if len(study.tasks) > 1:
         table.columns[AVERAGE] = AVERAGE
-    searched = _rates(study, scale, book)
-    table.searches = [grid.to_dict() for rates in searched.values() for grid in rates.values()]
-    grids = {label: searched[study.rates_of or label] for label in study.rows}
+    grids = find_rates(study.rows, study.tasks, scale, book, study.id)
+    table.searches = [grid.to_dict() for rates in grids.values() for grid in rates.values()]
     plan = {
         (label, task, seed): tested(scale, study.rows[label], task, seed, grids[label][task].best)
         for label, seed, task in itertools.product(study.rows, scale.seeds, study.tasks)
@@ -48,12 +47,6 @@ def run_single(study: Study, scale: Scale, book: Book) -> Table:
         records = [found[cell.key] for (row, _, _), cell in plan.items() if row == label]
         table.costs[label] = training_costs(records)
     return table
-
-
-def _rates(study: Study, scale: Scale, book: Book) -> dict[str, Rates]:
-    """The searched learning rates of each row, or of the one method whose rates all rows take."""
-    rows = {study.rates_of: study.methods[study.rates_of]} if study.rates_of else study.rows
-    return find_rates(rows, study.tasks, scale, book, study.id)
 
 
 def find_rates(

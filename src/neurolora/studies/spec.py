@@ -69,8 +69,7 @@ class Study(_Section):
     """One table or curve. kind: `single` tasks, `merging` or `streams`; each uses the fields it needs.
 
     tasks: roles, which a scale fills. rows, stream_rows: of the table. methods: all of `methods.yaml`.
-    rates_of: the method whose learning rates all rows take; else each row's own are searched. against: the
-    rows that every other is tested against. paper: the printed figures, by row and column.
+    against: the rows that every other is tested against. paper: the printed figures, by row and column.
     """
 
     id: str
@@ -82,7 +81,6 @@ class Study(_Section):
     stream_rows: dict[str, StreamRow] = {}
     methods: dict[str, Row] = {}
     merges: dict[str, Merge] = {}
-    rates_of: str | None = None
     against: list[str] = []
     curve: Curve | None = None
     paper: dict[str, dict[str, float]] = {}

@@ -16,7 +16,7 @@ from neurolora.studies.cells import Cell
 from neurolora.studies.search import Grid, Wanted, search_values
 from neurolora.studies.single import Rates, find_rates, train_of
 from neurolora.studies.spec import Scale, StreamRow, Study
-from neurolora.studies.table import AVERAGE, Table
+from neurolora.studies.table import AVERAGE, Table, mean_costs
 
 #: Columns of the table that are metrics of the whole stream.
 METRICS = {AVERAGE: "average_accuracy", "bwt": "backward_transfer", "learning": "learning_accuracy"}
@@ -49,7 +49,7 @@ def run_streams(study: Study, scale: Scale, book: Book) -> Table:
             table.add(label, column, scores[metric]["value"])
     for label in study.stream_rows:
         records = [found[cell.key] for (row, _), cell in plan.items() if row == label]
-        table.costs[label] = {"seconds": mean(record["costs"]["seconds"] for record in records)}
+        table.costs[label] = mean_costs(records)
     return table
 
 

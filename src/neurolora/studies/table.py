@@ -46,3 +46,9 @@ def training_costs(records: list[dict[str, Any]]) -> dict[str, Any]:
     }
     peaks = [record["costs"].get("peak_bytes") for record in records]
     return found if None in peaks else {**found, "peak_bytes": mean(peaks)}
+
+
+def mean_costs(records: list[dict[str, Any]]) -> dict[str, float]:
+    """The mean of each cost over the cells that have one."""
+    costs = [record["costs"] for record in records if record["costs"]]
+    return {kind: mean(cost[kind] for cost in costs) for kind in (costs[0] if costs else ())}

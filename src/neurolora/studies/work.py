@@ -176,9 +176,19 @@ def _stream(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     shutil.rmtree(output / "cells")
     return {
         "scores": {name: {"value": value} for name, value in {**last, **metrics}.items()},
-        "costs": {"seconds": round(sum(cost["train_seconds"] for cost in found["costs"]), 3)},
+        "costs": _stream_costs(found["costs"]),
         "R": found["R"],
         "order": found["order"],
+    }
+
+
+def _stream_costs(tasks: list[dict[str, Any]]) -> dict[str, float]:
+    """Of a whole stream: what the last task trains and leaves, the most kept beside it, all seconds."""
+    return {
+        "trainable": tasks[-1]["trainable_parameters"],
+        "seconds": round(sum(task["train_seconds"] + task["after_seconds"] for task in tasks), 3),
+        "adapter_bytes": tasks[-1]["adapter_bytes"],
+        "kept_bytes": max(task["memory_bytes"] for task in tasks),
     }
 
 

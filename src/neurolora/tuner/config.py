@@ -45,8 +45,8 @@ class NeuroLoraConfig(PeftConfig):
         density: fraction of non-zeros in A (the paper's rho), in (0, 1].
         projection: `"ternary"` (entries of -1, 0, +1, i.i.d.) or `"gaussian"` (exactly
             `round(density * d)` normal entries a row, as the official FlyLoRA).
-        projection_scale: `"unit"` divides a ternary A by sqrt(density * d), so that A x has the scale
-            of x; `"paper"` leaves the published numbers.
+        projection_scale: `"unit"` divides A by sqrt(density * d), so that A x has the scale of x;
+            `"paper"` leaves the published numbers: signs as they are, a gaussian A divided by r.
         projection_seed: A is a function of this seed, the module's name and the shape, of nothing else.
         save_projection: save A with the adapter (ternary: two bits an entry); if False only the seed is
             saved and A is made again, and checked by its fingerprint, when the adapter is loaded.

@@ -88,7 +88,10 @@ def test_a_deepspeed_config_is_found_beside_the_scale() -> None:
         ({"paper": {"nobody": {"a": 1.0}}}, "paper names the row 'nobody'"),
         ({"paper": {"lora": {"c": 1.0}}}, "paper names the column 'c'"),
         ({"methods": []}, "there are no rows"),
-        ({"rates_of": "nobody"}, "no method 'nobody'"),
+        (
+            {"kind": "streams", "rows": {"s": {"name": "S", "strategy": "sequential", "of": "nobody"}}},
+            "no method 'nobody'",
+        ),
         ({"colour": "blue"}, "colour: "),
         ({"tasks": []}, "tasks: "),
     ],

@@ -23,8 +23,10 @@ def test_all_merges_of_all_seeds_are_asked_for_at_once(
     def run(book: Book, cells: list[Cell], what: str) -> dict[str, Any]:
         asked.append((what, len(cells)))
         columns = {cell.key: {score.column for score in cell.scores} for cell in cells}
+        nothing = {"costs": None, "size": None}
         return {
-            key: {"key": key, "scores": {name: {"value": float(next(counter))} for name in sorted(names)}}
+            key: nothing
+            | {"key": key, "scores": {name: {"value": float(next(counter))} for name in sorted(names)}}
             for key, names in columns.items()
         }
 
