@@ -1,7 +1,7 @@
-"""What a merge is judged by while its weights are searched, as rows of data: lower is better.
+"""What a merge is judged by while its weights are searched, as rows of data.
 
 Room: coefficients. Every objective looks at the model on each task's rows, gives one number a task, and says
-how that stands to the number of the task's parent alone.
+how that stands to the number of the task's parent alone: the lower, the better.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ def ratio(value: float, alone: float) -> float:
     return value / max(alone, 1e-8)
 
 
+def lost(value: float, alone: float) -> float:
+    """1 - value / alone, for what is better the higher it is: the share that is gone."""
+    return 1.0 - value / max(alone, 1e-8)
+
+
 def distance(value: float, alone: float) -> float:
     """|value - alone|, for what is best as the parent alone has it."""
     return abs(value - alone)
@@ -34,23 +39,25 @@ class Objective:
     """One way to judge. needs_labels: whether it reads the rows' answers.
 
     measure: of a model on a task's rows. beside(value, value of the parent alone): what is minimised.
+    column: what that is, as the head of a column.
     """
 
     name: str
     about: str
     measure: Measure
     needs_labels: bool
-    beside: Callable[[float, float], float] = ratio
-
-    @property
-    def column(self) -> str:
-        """What is minimised, as the head of a column."""
-        return f"{self.name} / alone" if self.beside is ratio else f"|{self.name} - alone|"
+    beside: Callable[[float, float], float]
+    column: str
 
 
-def answer_loss(model: Any, tokenizer: Any, examples: Sequence[Example], batch_size: int) -> float:
-    """Mean loss of an answer's token, in nats."""
-    return answer_token_loss(model, tokenizer, examples, batch_size).value
+def answer_probability(model: Any, tokenizer: Any, examples: Sequence[Example], batch_size: int) -> float:
+    """Mean over rows of the probability that an answer's token has, exp of its mean log-probability.
+
+    Not the loss: it has no upper bound, so the task that a merge loses most would decide alone, and the
+    others would pay for right answers that are still far from being given.
+    """
+    losses = answer_token_loss(model, tokenizer, examples, batch_size).per_example
+    return math.fsum(math.exp(-loss) for loss in losses) / len(losses)
 
 
 def prompt_entropy(model: Any, tokenizer: Any, examples: Sequence[Example], batch_size: int) -> float:
@@ -81,16 +88,29 @@ def answer_energy(model: Any, tokenizer: Any, examples: Sequence[Example], batch
 OBJECTIVES = {
     row.name: row
     for row in (
-        Objective("validation", "loss of the answers of labelled validation rows", answer_loss, True),
         Objective(
-            "entropy", "entropy of the first answer token after unlabelled prompts", prompt_entropy, False
+            "validation",
+            "probability of the right answers of labelled validation rows",
+            answer_probability,
+            needs_labels=True,
+            beside=lost,
+            column="answers lost",
+        ),
+        Objective(
+            "entropy",
+            "entropy of the first answer token after unlabelled prompts",
+            prompt_entropy,
+            needs_labels=False,
+            beside=ratio,
+            column="entropy / alone",
         ),
         Objective(
             "mde",
             "how far the Meta-Distribution Energy of the answers is from the parent's",
             answer_energy,
-            False,
+            needs_labels=False,
             beside=distance,
+            column="|mde - alone|",
         ),
     )
 }

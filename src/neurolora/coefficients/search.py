@@ -75,9 +75,10 @@ def search_weights(
 ) -> SearchResult:
     """Weights in [0, 1], one for each parent, for which the merge is best on the parents' own tasks.
 
-    Minimises the mean over tasks of the objective, each task's beside that of its parent alone (the ratio;
-    for "mde" the distance), by SciPy's Nelder-Mead from equal weights, with at most `budget` merges. rows: of
-    each task's `split`, at most.
+    Minimises the mean over tasks of the objective, each task's beside that of its parent alone (for
+    "validation" the share of the right answers' probability that is lost, for "entropy" the ratio, for "mde"
+    the distance), by SciPy's Nelder-Mead from equal weights, with at most `budget` merges. rows: of each
+    task's `split`, at most.
     oracle: search by labels as well, to show what an objective without labels misses.
 
     Raises ConfigError for the test split, an unknown objective, a method without weights, or a budget that is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -151,6 +152,22 @@ def test_a_model_that_says_nothing_is_not_the_best_by_mde(
     assert found.weights == pytest.approx((2 / 3, 2 / 3), abs=0.02)
     # A measure that is better the lower it is does end there.
     assert search_weights(made, "entropy", budget=60).weights == pytest.approx((0, 0), abs=0.02)
+
+
+def test_with_labels_the_probability_of_the_answers_counts(parents: list[Path]) -> None:
+    loaded = load_for_inference(parents[0])
+    examples = [Example(f"w{i} w{i + 3}", f" w{i} w5", (), None) for i in range(5)]
+    expected = []
+    for example in examples:
+        texts = (example.prompt, example.completion)
+        prompt, answer = (loaded.tokenizer(text)["input_ids"] for text in texts)
+        answer = [*answer, loaded.tokenizer.eos_token_id]  # as in training
+        logits = loaded.model(torch.tensor([prompt + answer])).logits[0].log_softmax(dim=-1)
+        losses = [-logits[len(prompt) - 1 + place, token].item() for place, token in enumerate(answer)]
+        expected.append(math.exp(-sum(losses) / len(losses)))
+    found = OBJECTIVES["validation"].measure(loaded.model, loaded.tokenizer, examples, 2)
+    assert found == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+    assert OBJECTIVES["validation"].beside(0.2, 0.8) == pytest.approx(0.75)
 
 
 def test_only_the_labelled_objective_reads_labels() -> None:
