@@ -99,7 +99,7 @@ def estimate_command(
     dataset_name: DatasetName = None,
     split: Split = "validation",
     rows: Rows = 500,
-    measure: MeasureName = "mde",
+    measure: MeasureName = "average_confidence",
     size: Size = None,
     perturbations: Perturbations = None,
     strengths: Strengths = None,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from neurolora.estimation.energy import energies, meta_distribution_energy
     from neurolora.estimation.estimator import AccuracyEstimator, Estimate
     from neurolora.estimation.frechet import frechet_distance
-    from neurolora.estimation.measures import MEASURES, Measure, measure_set
+    from neurolora.estimation.measures import DEFAULT_MEASURE, MEASURES, Measure, measure_set
     from neurolora.estimation.perturbations import PERTURBATIONS, Perturbation, perturb_rows, perturb_text
 
 # Public name -> the file of this room that holds it.
@@ -24,6 +24,7 @@ _HOMES = {
     "AccuracyEstimator": "estimator",
     "Agreement": "agreement",
     "Estimate": "estimator",
+    "DEFAULT_MEASURE": "measures",
     "MEASURES": "measures",
     "Measure": "measures",
     "PERTURBATIONS": "perturbations",
@@ -42,6 +43,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DEFAULT_MEASURE",
     "MEASURES",
     "PERTURBATIONS",
     "AccuracyEstimator",

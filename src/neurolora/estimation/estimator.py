@@ -18,6 +18,7 @@ from neurolora.errors import ConfigError, DataError, explain
 from neurolora.estimation.calibrated import Figures, Reading, SharedRows, calibrated_from
 from neurolora.estimation.inputs import Array, as_accuracies
 from neurolora.estimation.measures import (
+    DEFAULT_MEASURE,
     MEASURES,
     Constants,
     Measure,
@@ -79,7 +80,7 @@ class AccuracyEstimator(BaseEstimator):
 
     def __init__(
         self,
-        measure: str = "mde",
+        measure: str = DEFAULT_MEASURE,
         *,
         temperature: float = 1.0,
         size: int | Literal["smallest"] = "smallest",

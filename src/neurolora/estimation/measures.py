@@ -149,6 +149,7 @@ _ROWS = (
     ),
 )
 MEASURES = {row.name: row for row in _ROWS}
+DEFAULT_MEASURE = "average_confidence"  # as good as any where it was measured, and the simplest
 
 
 def measure_named(name: str) -> Measure:

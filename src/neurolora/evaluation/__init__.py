@@ -13,6 +13,7 @@ from neurolora.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from neurolora.estimation import (
+        DEFAULT_MEASURE,
         MEASURES,
         PERTURBATIONS,
         AccuracyEstimator,
@@ -71,6 +72,7 @@ _HOMES = {
     "EvaluationResult": "results",
     "LikelihoodAccuracy": "scores",
     "Loaded": "loading",
+    "DEFAULT_MEASURE": "neurolora.estimation",
     "MEASURES": "neurolora.estimation",
     "Measure": "neurolora.estimation",
     "PERTURBATIONS": "neurolora.estimation",
@@ -109,6 +111,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DEFAULT_MEASURE",
     "MEASURES",
     "PERTURBATIONS",
     "AccuracyEstimator",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neurolora.errors import ConfigError, DataError, explain
-from neurolora.estimation import PERTURBATIONS, AccuracyEstimator, Estimate, perturb_rows
+from neurolora.estimation import DEFAULT_MEASURE, PERTURBATIONS, AccuracyEstimator, Estimate, perturb_rows
 from neurolora.estimation.regression import LEAST_SETS
 from neurolora.evaluation.logits import AnswerScores, answer_scores
 from neurolora.tasks import Row, TaskRequest
@@ -49,7 +49,7 @@ def calibrate(
     request: TaskRequest,
     rows: Sequence[Row],
     *,
-    measure: str = "mde",
+    measure: str = DEFAULT_MEASURE,
     perturbations: Sequence[str] = TEXT_NOISE,
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,

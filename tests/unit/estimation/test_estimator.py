@@ -135,7 +135,7 @@ def test_the_interval_is_that_of_the_line_and_of_the_rows() -> None:
 
 
 def test_tensors_do_as_well() -> None:
-    estimator = AccuracyEstimator().fit([torch.from_numpy(rows) for rows, _ in SETS], ACCURACIES)
+    estimator = AccuracyEstimator("mde").fit([torch.from_numpy(rows) for rows, _ in SETS], ACCURACIES)
     assert estimator.predict(torch.from_numpy(NEW[0][0])) == fitted().predict(NEW[0][0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from neurolora.cli.estimate import estimate_command
 from neurolora.cli.main import main
 from neurolora.errors import ConfigError, DataError
-from neurolora.estimation import MEASURES, AccuracyEstimator
+from neurolora.estimation import DEFAULT_MEASURE, MEASURES, AccuracyEstimator
 from neurolora.evaluation import (
     answer_logits,
     answer_scores,
@@ -412,3 +414,8 @@ def test_what_is_asked_wrongly_is_told(
 ) -> None:
     assert main(words(folder, *more)) == code
     assert said in capsys.readouterr().err
+
+
+def test_the_command_and_the_library_measure_alike_unless_told() -> None:
+    asked = [inspect.signature(one).parameters["measure"].default for one in (estimate_command, calibrate)]
+    assert asked == [DEFAULT_MEASURE] * 2
