@@ -115,12 +115,12 @@ def _next(grid: Grid, search: Search) -> list[float]:
 
 
 def _beyond(grid: Grid) -> list[float]:
-    """One more where the best lies at an end, as far from it as its neighbour is, as a ratio."""
+    """One more where the best lies at an end, as far from it as its neighbour is, as a ratio; none from 0."""
     if not grid.at_an_end:
         return []
-    low, *_, high = sorted(grid.tried)
-    end, neighbour = (low, sorted(grid.tried)[1]) if grid.best == low else (high, sorted(grid.tried)[-2])
-    return [_rounded(end * end / neighbour)]
+    values = sorted(grid.tried)
+    end, neighbour = values[:2] if grid.best == values[0] else values[:-3:-1]
+    return [_rounded(end * end / neighbour)] if min(end, neighbour) > 0 else []
 
 
 def _rounded(value: float) -> float:

@@ -86,6 +86,15 @@ def test_past_an_end_values_go_on_as_rates_do(best: float, tried: list[float]) -
     assert grid.at_an_end == (best == 1e9)
 
 
+@pytest.mark.parametrize("values", [[0.0, 1.0, 4.0], [0.0, 1.0]])
+@pytest.mark.parametrize("best", [0.0, 1e9])
+def test_nothing_lies_beyond_zero_by_a_ratio(values: list[float], best: float) -> None:
+    book = Fake(lambda value: -abs(value - best))
+    wanted = [Wanted("x", Named, values)]  # type: ignore[arg-type]
+    grid = search_values(book, wanted, Search(most=4), "x")[0]  # type: ignore[arg-type, call-arg]
+    assert sorted(grid.tried) == values + ([16.0] if best and len(values) == 3 else [])
+
+
 def test_the_common_rate_is_the_best_mean_among_rates_tried_everywhere() -> None:
     first = search(lambda rate: -abs(rate - 1e-2))[1]
     second = search(lambda rate: -2 * abs(rate - 1e0))[1]
