@@ -115,15 +115,17 @@ def estimate_command(
 ) -> None:
     """Estimate the accuracy of an adapter on rows without labels, with a 95% interval.
 
-    A line from a measure of the model's outputs (by default Meta-Distribution Energy) to accuracy is fitted
-    on labelled rows of the adapter's task, as they are and perturbed. It holds for data that differ from
-    these as the perturbations do; outside the calibrated range there is a warning.
+    A line from a measure of the model's outputs (by default its mean confidence) to accuracy is fitted on
+    labelled rows of the adapter's task, as they are and perturbed. It holds for data that differ from these
+    as the perturbations do; outside the calibrated range there is a warning.
 
     Example: `neurolora estimate runs/mmlu --data new_questions.jsonl --html fit.html`.
     """
+    from neurolora.estimation import AccuracyEstimator
     from neurolora.evaluation import load_for_inference
     from neurolora.tasks import load_unlabelled
 
+    AccuracyEstimator(measure, seed=seed).check_settings(takes="logits")  # before a model is loaded
     if calibration is not None:
         refuse_given(context, DECIDED, "estimate --calibration", "the calibration has decided that")
     if split == "test":

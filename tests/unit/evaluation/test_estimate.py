@@ -416,6 +416,15 @@ def test_what_is_asked_wrongly_is_told(
     assert said in capsys.readouterr().err
 
 
+def test_a_wrong_measure_is_told_before_a_model_is_loaded(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurolora.evaluation.load_for_inference", lambda *_, **__: pytest.fail("loaded"))
+    assert main(words(folder, "--measure", "mood")) == 2
+    assert main(words(folder, "--measure", "frechet")) == 2
+    assert "it takes features" in capsys.readouterr().err
+
+
 def test_the_command_and_the_library_measure_alike_unless_told() -> None:
     asked = [inspect.signature(one).parameters["measure"].default for one in (estimate_command, calibrate)]
     assert asked == [DEFAULT_MEASURE] * 2
