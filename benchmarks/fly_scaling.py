@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from fly_learners import Centred
-from fly_streams import METHODS, Row, Search, Stream, digits, run_missing, search, texts, told
+from fly_streams import METHODS, Row, Search, Stream, digits, named, run_missing, search, texts
 from merging_table import interval
 from pictures_page import write_pictures
 
@@ -114,8 +114,7 @@ def _line(row: Row) -> str:
 def _label(row: Row) -> str:
     if row["cells"]:
         return f"{row['method']}, M = {row['cells']:,}"
-    found = told(Search(*(row[name] for name in Search._fields)))
-    return ", ".join(filter(None, (row["method"], found)))
+    return named(row)
 
 
 def _short(value: float) -> str:

@@ -173,9 +173,9 @@ def run_row(asked: Row, stream: Stream) -> Row:
     found = search(stream, method)
     runs = [run_one(stream, method, seed, found.settings) for seed in asked["seeds"]]
     last, seconds = statistics.mean(run["last"] for run in runs), time.perf_counter() - began
-    label = ", ".join(filter(None, (asked["method"], told(found))))
-    print(f"{asked['set']}: {label}: {100 * last:.1f}, {seconds:.0f} s", flush=True)
-    return {**asked, **found._asdict(), "runs": runs, "environment": environment()}
+    row = {**asked, **found._asdict(), "runs": runs, "environment": environment()}
+    print(f"{row['set']}: {named(row)}: {100 * last:.1f}, {seconds:.0f} s", flush=True)
+    return row
 
 
 def run_missing(
@@ -194,10 +194,15 @@ def run_missing(
     return [row for row in rows if row]
 
 
-def told(found: Search) -> str:
+def told(row: Row) -> str:
     """The settings, each with a mark where it is at an end of its grid."""
-    marks = dict.fromkeys(found.at_end, " (end of its grid)")
-    return ", ".join(f"{name} {value:g}{marks.get(name, '')}" for name, value in found.settings.items())
+    marks = dict.fromkeys(row["at_end"], " (end of its grid)")
+    return ", ".join(f"{name} {value:g}{marks.get(name, '')}" for name, value in row["settings"].items())
+
+
+def named(row: Row) -> str:
+    """The learner with its settings."""
+    return ", ".join(filter(None, (row["method"], told(row))))
 
 
 def print_table(rows: Sequence[Row]) -> None:
@@ -205,8 +210,7 @@ def print_table(rows: Sequence[Row]) -> None:
     for row in rows:
         average, last = (interval([100 * run[key] for run in row["runs"]]) for key in ("average", "last"))
         seconds = statistics.median(sum(run["seconds"]) for run in row["runs"])
-        found = told(Search(*(row[name] for name in Search._fields)))
-        print(f"| {row['set']} | {row['method']} | {found} | {average} | {last} | {seconds:.2g} |")
+        print(f"| {row['set']} | {row['method']} | {told(row)} | {average} | {last} | {seconds:.2g} |")
 
 
 def write_page(rows: Sequence[Row], path: Path) -> None:
@@ -216,10 +220,11 @@ def write_page(rows: Sequence[Row], path: Path) -> None:
     pictures = []
     for name in dict.fromkeys(row["set"] for row in rows):
         mine = {row["method"]: row for row in rows if row["set"] == name}
-        ends = {label: [run["last"] for run in row["runs"]] for label, row in mine.items()}
-        found = {label: student_interval(values) for label, values in ends.items()}
+        found = {
+            method: student_interval([run["last"] for run in row["runs"]]) for method, row in mine.items()
+        }
         drawn = [(f["mean"], f["low"] or f["mean"], f["high"] or f["mean"]) for f in found.values()]
-        best = max(f["mean"] for label, f in found.items() if label.startswith("joint"))
+        best = max(f["mean"] for method, f in found.items() if method.startswith("joint"))
         pictures.append(intervals(name, "accuracy after the last step", list(found), drawn, best))
     about = (
         "Class-incremental streams on frozen features: accuracy on all classes after the last step, mean and "

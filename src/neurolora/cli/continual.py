@@ -66,7 +66,9 @@ def continual_command(
         return
     stream = _load(config, output_dir)
     if dry_run:
-        _check(stream, overwrite)
+        from neurolora.continual.run import check
+
+        check(stream, overwrite)
         _print_cells(stream, as_json)
         return
     _show(_gathered(stream) if report else _run(stream, overwrite), as_json)
@@ -80,12 +82,6 @@ def _load(config: Path | None, output_dir: str | None) -> StreamConfig:
         do = "Give a YAML file; `neurolora continual --strategies` shows one"
         raise ConfigError(explain("neurolora continual", "there is no config", do))
     return load_stream(config, {"output_dir": output_dir} if output_dir else None)
-
-
-def _check(stream: StreamConfig, overwrite: bool) -> None:
-    from neurolora.continual.run import check
-
-    check(stream, overwrite)
 
 
 def _run(stream: StreamConfig, overwrite: bool) -> StreamResult:
@@ -104,6 +100,7 @@ def _gathered(stream: StreamConfig) -> StreamResult:
 
 def _show(found: StreamResult, as_json: bool) -> None:
     """Write the page, print the table."""
+    from neurolora.continual.results import TABLE
     from neurolora.report.continual import write_stream_report
 
     if not found.is_main_process:
@@ -118,7 +115,7 @@ def _show(found: StreamResult, as_json: bool) -> None:
         return
     results().print(summary_table(found.summary))
     folder = found.output_dir
-    results().print(f"folder  {folder}\ntable   {folder / 'table.md'}\nreport  {page}", markup=False)
+    results().print(f"folder  {folder}\ntable   {folder / TABLE}\nreport  {page}", markup=False)
 
 
 def summary_table(summary: dict[str, Any]) -> Any:

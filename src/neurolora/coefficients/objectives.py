@@ -26,7 +26,7 @@ def ratio(value: float, alone: float) -> float:
 
 def lost(value: float, alone: float) -> float:
     """1 - value / alone, for what is better the higher it is: the share that is gone."""
-    return 1.0 - value / max(alone, 1e-8)
+    return 1.0 - ratio(value, alone)
 
 
 def distance(value: float, alone: float) -> float:

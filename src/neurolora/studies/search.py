@@ -71,11 +71,8 @@ def search_rates(book: Book, wanted: Sequence[Wanted], search: Search, what: str
         for grid, each in zip(grids, wanted, strict=True):
             grid.cells[each.values[0]] = each.make(each.values[0])
         return grids
-    due = [_first(each.values[0], search) for each in wanted]
-    while any(due):
-        _try(book, grids, due, what)
-        due = [_next(grid, search) for grid in grids]
-    return grids
+    _try(book, grids, [_first(each.values[0], search) for each in wanted], what)
+    return _past_ends(book, grids, search, what, factor=search.factor)
 
 
 def search_values(
@@ -84,8 +81,20 @@ def search_values(
     """A grid for each: the values that are given, and beyond an end as many as a search of rates may add."""
     grids = [Grid(each.name, each.make) for each in wanted]
     _try(book, grids, [list(each.values) for each in wanted], what, score)
+    return _past_ends(book, grids, search, what, score)
+
+
+def _past_ends(
+    book: Book,
+    grids: list[Grid],
+    search: Search,
+    what: str,
+    score: Scoring = score_of,
+    factor: float | None = None,
+) -> list[Grid]:
+    """While the best of a grid lies at an end, one more value beyond it, as often as `most` allows."""
     for _ in range(search.most - RATES_AT_FIRST):
-        due = [_beyond(grid) for grid in grids]
+        due = [_beyond(grid, factor) for grid in grids]
         if not any(due):
             break
         _try(book, grids, due, what, score)
@@ -106,21 +115,21 @@ def _first(start: float, search: Search) -> list[float]:
     return [start, *around][: search.most]
 
 
-def _next(grid: Grid, search: Search) -> list[float]:
-    """One more beyond the end where the best lies; none if it lies inside, or if there are enough."""
-    if len(grid.tried) < RATES_AT_FIRST or len(grid.tried) >= search.most or not grid.at_an_end:
-        return []
-    is_low = grid.best == min(grid.tried)
-    return [_rounded(grid.best / search.factor if is_low else grid.best * search.factor)]
+def _beyond(grid: Grid, factor: float | None) -> list[float]:
+    """One more where the best lies at an end, none if it lies inside or a ratio leads nowhere from there (0).
 
-
-def _beyond(grid: Grid) -> list[float]:
-    """One more where the best lies at an end, as far from it as its neighbour is, as a ratio; none from 0."""
+    It is `factor` away; without one as far as the end's neighbour is, as a ratio.
+    """
     if not grid.at_an_end:
         return []
     values = sorted(grid.tried)
-    end, neighbour = values[:2] if grid.best == values[0] else values[:-3:-1]
-    return [_rounded(end * end / neighbour)] if min(end, neighbour) > 0 else []
+    is_low = grid.best == values[0]
+    end, neighbour = values[:2] if is_low else values[:-3:-1]
+    if min(end, neighbour) <= 0:
+        return []
+    if factor is None:
+        return [_rounded(end * end / neighbour)]
+    return [_rounded(end / factor if is_low else end * factor)]
 
 
 def _rounded(value: float) -> float:
