@@ -76,7 +76,7 @@ ROWS = {
 
 #: What `search` tries: one order, one seed that `run` does not use, rows that are neither learned nor tested.
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
-    "EWC+LoRA": [{"weight": weight} for weight in (1e1, 1e2, 1e3, 1e4, 1e5)],
+    "EWC+LoRA": [{"weight": weight} for weight in (1e2, 1e4, 1e5, 1e6, 1e7)],
     "O-LoRA": [{"weight": weight} for weight in (5e-4, 5e-3, 5e-2, 0.5, 5.0)],
     "protect": [{"weight": weight} for weight in (0.1, 1.0, 10.0, 100.0)],
 }
