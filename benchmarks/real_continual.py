@@ -2,7 +2,7 @@
 
     python benchmarks/real_continual.py search FOLDER --data DATA --model MODEL   # settings, on validation
     python benchmarks/real_continual.py run FOLDER --data DATA --model MODEL      # goes on where it stopped
-    python benchmarks/real_continual.py table FOLDER   # Markdown: last accuracies, average, BWT, learning
+    python benchmarks/real_continual.py result FOLDER --out RESULT.json           # for continual_table.py
 
 For MODEL and DATA see `real_tasks.py`; the strategies are those of `neurolora continual`, in a loop of this
 script's own, since each task has a head. The heads are the tasks' identity, which every row is given; the
@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import real_merging as parents
 import torch
-from merging_table import interval
 from real_merging import METHODS, adapter_config, quiet_loss
 from real_tasks import (
     TASKS,
@@ -44,7 +43,6 @@ from torch.nn import functional
 from neurolora.continual import STRATEGIES
 from neurolora.continual.learner import Learner, TaskData
 from neurolora.continual.memory import Memory
-from neurolora.continual.metrics import METRICS
 from neurolora.continual.weights import go_on_from, put_beside
 from neurolora.files import write_json
 from neurolora.provenance import environment
@@ -170,7 +168,7 @@ def run_cell(cell: Cell) -> None:
     for stage, place in enumerate(cell.places):
         state.learn(stage, place)
         R.append([score(cell, state.model, other) for other in cell.places[: stage + 1]])
-    row = {"name": cell.name, "order": [TASKS[p] for p in cell.places], "seed": cell.seed, "R": R}
+    row = {"label": cell.name, "order": [TASKS[p] for p in cell.places], "seed": cell.seed, "R": R}
     facts = {"seconds": time.perf_counter() - started, "rows": cell.arguments.rows}
     write_json(target, {**row, **facts, "settings": cell.settings, "environment": environment()})
     print(
@@ -257,37 +255,33 @@ def score(cell: Cell, model: Heads, place: int) -> float:
     return accuracy(one, rows)
 
 
-# --- table ------------------------------------------------------------------------------------------------
+# --- result -----------------------------------------------------------------------------------------------
 
 
-def print_table(folder: Path) -> None:
-    """Markdown: means over orders and seeds with 95% intervals."""
-    cells = [json.loads(path.read_text()) for path in sorted(folder.glob("streams/*/scores.json"))]
-    write_json(folder / "streams.json", {"cells": cells})
-    print("| strategy | " + " | ".join(TASKS) + " | average | BWT | learning | runs |")
-    print("|---" * (len(TASKS) + 5) + "|")
-    for name in ROWS:
-        mine = [cell for cell in cells if cell["name"] == name]
-        if not mine:
-            continue
-        matrices = [[line + [float("nan")] * (3 - len(line)) for line in cell["R"]] for cell in mine]
-        last = [interval([c["R"][-1][c["order"].index(task)] for c in mine]) for task in TASKS]
-        told = ("average_accuracy", "backward_transfer", "learning_accuracy")
-        values = [interval([METRICS[metric](R) for R in matrices]) for metric in told]
-        print("| " + " | ".join([name, *last, *values, str(len(mine))]) + " |")
+def write_result(folder: Path, out: Path) -> None:
+    """All cells so far, streams and searches, in one file; the rows in the order of ROWS."""
+    found = {
+        kind: [json.loads(path.read_text()) for path in sorted(folder.glob(f"{kind}/*/scores.json"))]
+        for kind in ("streams", "search")
+    }
+    cells = sorted(found["streams"], key=lambda cell: list(ROWS).index(cell["label"]))
+    write_json(out, {"cells": cells, "search": found["search"]})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=("search", "run", "table"))
+    parser.add_argument("stage", choices=("search", "run", "result"))
     add_arguments(parser)
+    parser.add_argument("--out", type=Path, help="of `result`")
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=list(ORDERS))
     parser.add_argument("--strategies", nargs="+", choices=ROWS, default=list(ROWS))
     arguments = parser.parse_args()
-    if arguments.stage == "table":
-        print_table(arguments.folder)
+    if arguments.stage == "result":
+        if arguments.out is None:
+            raise SystemExit("result needs --out")
+        write_result(arguments.folder, arguments.out)
         return
     if not (arguments.data and arguments.model):
         raise SystemExit(f"{arguments.stage} needs --data and --model")

@@ -11,9 +11,10 @@ from typing import Any
 
 from neurolora.errors import DataError, explain
 from neurolora.evaluation.harness import evaluate
+from neurolora.evaluation.likelihood import model_window
 from neurolora.evaluation.results import LOWER_IS_BETTER
 from neurolora.evaluation.scores import answer_token_loss
-from neurolora.tasks import TaskRequest, load_examples
+from neurolora.tasks import TaskRequest, completion_fits, load_examples
 
 #: What each metric of a task measures.
 METRICS = {
@@ -28,6 +29,7 @@ def task_score(
     """`{"metric", "value", "stderr", "n"}` of a loaded model on at most `limit` rows of a split.
 
     metric: a name of `METRICS`. value, stderr: in percent; stderr is None where one row says nothing of it.
+    `left_out` is there too where rows cannot be scored, and says how many.
     Raises DataError for a task whose own score is a loss, and what evaluation raises.
     """
     measure = {"accuracy": _own_score, "answer_probability": _answer_probability}[metric]
@@ -58,11 +60,21 @@ def _own_score(
 def _answer_probability(
     loaded: Any, request: TaskRequest, split: str, limit: int | None, batch: int
 ) -> dict[str, Any]:
-    """100 exp(-mean loss of the answer's tokens), and its standard error by the delta method."""
+    """100 exp(-mean loss of the answer's tokens), and its standard error by the delta method.
+
+    A row whose answer is longer than the model's window cannot be scored: `left_out` counts such rows.
+    """
     examples = load_examples(dataclasses.replace(request, limit=limit), split)
-    loss = answer_token_loss(loaded.model, loaded.tokenizer, examples, batch)
+    window = model_window(loaded.model, loaded.tokenizer)
+    fitting = [one for one in examples if window is None or completion_fits(one, loaded.tokenizer, window)]
+    if not fitting:
+        long = f"no answer of its {len(examples)} rows fits into the model's window of {window} tokens"
+        raise DataError(explain(f"scoring {request.task}", long, "Use a model with a longer window"))
+    loss = answer_token_loss(loaded.model, loaded.tokenizer, fitting, batch)
     value = 100 * math.exp(-loss.value)
-    return _score("answer_probability", value, value * loss.stderr, len(examples))
+    found = _score("answer_probability", value, value * loss.stderr, len(fitting))
+    left_out = len(examples) - len(fitting)
+    return {**found, "left_out": left_out} if left_out else found
 
 
 def _score(metric: str, value: float, stderr: float, n: int) -> dict[str, Any]:

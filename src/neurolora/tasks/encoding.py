@@ -139,6 +139,13 @@ def encode_all(
     return rows, report
 
 
+def completion_fits(example: Example, tokenizer: Any, max_length: int) -> bool:
+    """Whether a completion with its end leaves room for some of the prompt; if not, `shorten` raises."""
+    pair = encode_example(example, tokenizer)
+    room = max_length - len(_ended(pair.completion, tokenizer))
+    return _shorten(pair.prompt, room, tokenizer) is not None
+
+
 @dataclass(frozen=True)
 class _Marks:
     shortened: bool
@@ -151,7 +158,7 @@ def _encode_one(
     if overlong not in ("shorten", "drop"):
         raise ConfigError(explain("overlong", f"unknown choice {overlong!r}", "Use 'shorten' or 'drop'"))
     pair = encode_example(example, tokenizer)
-    completion = pair.completion + ([] if _has_ended(pair.completion, tokenizer) else [_end_id(tokenizer)])
+    completion = _ended(pair.completion, tokenizer)
     marks = _Marks(len(pair.prompt) + len(completion) > max_length, pair.joined)
     if marks.shortened and overlong == "drop":
         return None, marks
@@ -203,6 +210,11 @@ def _shorten(prompt: list[int], room: int, tokenizer: Any) -> list[int] | None:
         return None
     tail = room - kept
     return prompt[:kept] + (prompt[-tail:] if tail else [])
+
+
+def _ended(completion: list[int], tokenizer: Any) -> list[int]:
+    """A completion with an end."""
+    return completion + ([] if _has_ended(completion, tokenizer) else [_end_id(tokenizer)])
 
 
 def _has_ended(completion: list[int], tokenizer: Any) -> bool:

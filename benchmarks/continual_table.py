@@ -1,0 +1,113 @@
+"""Streams of tasks in a table: what is left, what was learned, and how far apart two strategies are.
+
+    python benchmarks/continual_table.py RESULTS.json --against LoRA-Seq NeuroLoRA-Seq [--page PAGE.html]
+
+RESULTS.json is what `neurolora continual` or `real_continual.py` leaves: cells with `label`, `order`, `seed`
+and the matrix R. Orders are not independent of each other, so the unit is a seed: of each, the mean over its
+orders; then means over seeds with 95% intervals (Student's t). A seed that lacks an order is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from merging_table import interval
+from pictures_page import write_pictures
+
+from neurolora.continual.metrics import METRICS
+from neurolora.studies.results import interval as student_interval
+from neurolora.studies.results import paired
+
+Cells = list[dict[str, Any]]
+Values = dict[int, dict[str, float]]  # seed -> what is told of it
+TOLD = {"average_accuracy": "average", "backward_transfer": "BWT", "learning_accuracy": "when learned"}
+
+
+def by_seed(cells: Cells, label: str) -> Values:
+    """The last score on each task and the metrics, means over the orders of a seed."""
+    orders = {tuple(cell["order"]) for cell in cells}
+    found: Values = {}
+    for seed in sorted({cell["seed"] for cell in cells}):
+        mine = [_told(cell) for cell in cells if (cell["label"], cell["seed"]) == (label, seed)]
+        if len(mine) == len(orders):
+            found[seed] = {name: mean(each[name] for each in mine) for name in mine[0]}
+    return found
+
+
+def _told(cell: dict[str, Any]) -> dict[str, float]:
+    size = len(cell["R"])
+    R = [[*row, *[float("nan")] * (size - len(row))] for row in cell["R"]]
+    last = dict(zip(cell["order"], R[-1], strict=True))
+    return last | {title: METRICS[metric](R) for metric, title in TOLD.items()}
+
+
+def print_table(cells: Cells, labels: Sequence[str]) -> None:
+    """Markdown: last scores, average, BWT and the mean when learned."""
+    columns = [*cells[0]["order"], *TOLD.values()]
+    print(f"| | {' | '.join(columns)} | seeds |\n" + "|---" * (len(columns) + 2) + "|")
+    for label in labels:
+        if values := by_seed(cells, label):
+            told = [interval([each[column] for each in values.values()]) for column in columns]
+            print(f"| {label} | {' | '.join(told)} | {len(values)} |")
+
+
+def print_paired(cells: Cells, labels: Sequence[str], other: str) -> None:
+    """Markdown: every strategy less another, seed by seed, with p of the paired t-test."""
+    theirs = by_seed(cells, other)
+    print(f"\n| less {other} | {' | '.join(TOLD.values())} | seeds |\n" + "|---" * (len(TOLD) + 2) + "|")
+    for label in labels:
+        mine = by_seed(cells, label)
+        seeds = sorted(set(mine) & set(theirs))
+        if label != other and len(seeds) > 1:
+            told = [_difference(mine, theirs, seeds, column) for column in TOLD.values()]
+            print(f"| {label} | {' | '.join(told)} | {len(seeds)} |")
+
+
+def _difference(mine: Values, theirs: Values, seeds: Sequence[int], column: str) -> str:
+    found = paired([mine[seed][column] for seed in seeds], [theirs[seed][column] for seed in seeds])
+    assert found["mean"] is not None
+    assert found["low"] is not None
+    chance = "" if found["p"] is None else f", p {found['p']:.2g}"
+    return f"{found['mean']:+.1f} ± {found['mean'] - found['low']:.1f}{chance}"
+
+
+def write_page(cells: Cells, labels: Sequence[str], title: str, path: Path) -> None:
+    """Average and BWT of every strategy with intervals; dashed: the first strategy's."""
+    from neurolora.report.figures import intervals
+
+    pictures = []
+    values = {label: found for label in labels if (found := by_seed(cells, label))}
+    for column, axis in (("average", "average after the last task"), ("BWT", "backward transfer (Eq. 9)")):
+        found = [student_interval([each[column] for each in mine.values()]) for mine in values.values()]
+        drawn = [(f["mean"], f["low"] or f["mean"], f["high"] or f["mean"]) for f in found]
+        pictures.append(intervals(axis, "points", list(values), drawn, drawn[0][0]))
+    about = "Means over seeds of the means over orders, with 95% intervals (Student's t). Dashed: the first."
+    write_pictures(title, about, pictures, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--against", nargs="+", default=[], metavar="LABEL")
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--title", default="One task after another")
+    arguments = parser.parse_args()
+    found = json.loads(arguments.results.read_text(encoding="utf-8"))["cells"]
+    cells = [cell for cell in found if cell.get("scope", "stream") == "stream"]  # no bounds: they have no BWT
+    labels = list(dict.fromkeys(cell["label"] for cell in cells))
+    print_table(cells, labels)
+    for other in arguments.against:
+        print_paired(cells, labels, other)
+    if arguments.page:
+        write_page(cells, labels, arguments.title, arguments.page)
+
+
+if __name__ == "__main__":
+    main()
