@@ -66,7 +66,7 @@ def consolidate(old: Memory, fisher: dict[str, Tensor], now: dict[str, Tensor], 
     kept: dict[str, Tensor] = {}
     for name, new in fisher.items():
         before, anchor = old.tensors.get(f"F.{name}"), old.tensors.get(f"a.{name}")
-        p = now[name].detach().to(torch.float32)
+        p = now[name].detach().to(torch.float32, copy=True)  # not the weights themselves, which go on
         if before is None or anchor is None:
             total, target = new, p
         elif knobs.form == "online":

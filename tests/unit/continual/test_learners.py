@@ -173,6 +173,24 @@ def test_the_online_form_decays_and_pulls_to_the_newest(model: Classifier) -> No
     assert float(memory.tensors["a.first.bias"][0]) == 2.0
 
 
+@pytest.mark.parametrize("form", ["online", "per_task"])
+def test_in_one_process_the_anchor_stays_where_the_task_ended(model: Classifier, form: Any) -> None:
+    """What is kept must be no view of the weights, which the next task goes on to change."""
+    knobs = EwcKnobs(samples=4, form=form)
+    learner = EwcLearner(knobs, Memory(), batch_loss)
+    memory = learner.remember(model, TaskData(rows_of(6), collate, 0), 0)
+    (penalty,) = EwcLearner(knobs, memory, batch_loss).losses(model)
+    assert float(penalty(model, moment())) == 0.0
+    with torch.no_grad():
+        for value in model.parameters():
+            value += 0.1
+    expected = sum(
+        0.5 * 0.01 * float(memory.tensors[f"F.{name}"].sum()) for name, _ in model.named_parameters()
+    )
+    assert expected > 0
+    assert float(penalty(model, moment())) == pytest.approx(expected, rel=1e-3)
+
+
 def test_ewc_keeps_the_same_room_for_many_tasks(model: Classifier) -> None:
     memory, sizes = Memory(), []
     for task in range(4):
