@@ -131,6 +131,9 @@ def estimate_command(
     if split == "test":
         do = "Calibrate on validation or train rows"
         raise ConfigError(explain("estimate --split test", "test rows are for scores alone", do))
+    if split == "train" and calibration is None:
+        told = "WARNING: the model has learned from train rows: its accuracy there is no guide to others"
+        messages().print(told, markup=False)
     saved = None if calibration is None else _read(calibration)
     options = {"measure": measure, "seed": seed, "size": size, **_noise(perturbations, strengths)}
     loaded = load_for_inference(adapter, base_model=base_model, dtype=dtype, device=device)
@@ -143,11 +146,16 @@ def estimate_command(
         asked = load_unlabelled(request, data)
         known = _calibrate(loaded, request, labelled, {**options, "batch_size": batch_size})
         document = _document(known, request, loaded.model)
-    if save is not None:
-        write_json(save, document)
     with messages().status(f"running the model over {len(asked)} rows"):
         found = _estimate(loaded, request, asked, known, batch_size)
-    _tell(document, found, len(asked), html, as_json, str(data))
+    _tell(document, found, len(asked), as_json)  # first: a file that cannot be written loses no estimate
+    if save is not None:
+        write_json(save, document)
+    if html is not None:
+        from neurolora.report.estimation import write_estimate_page
+
+        write_estimate_page(document, found, str(data), len(asked), html)
+        messages().print(f"wrote {html}", markup=False)
 
 
 def _request(saved: Any, calibrate: str | None, dataset_name: str | None) -> TaskRequest:
@@ -257,14 +265,7 @@ def _estimate(
     return estimate_accuracy(loaded.model, loaded.tokenizer, request, rows, known, batch_size)
 
 
-def _tell(
-    document: dict[str, Any], found: Estimate, rows: int, html: Path | None, as_json: bool, data: str
-) -> None:
-    if html is not None:
-        from neurolora.report.estimation import write_estimate_page
-
-        write_estimate_page(document, found, data, rows, html)
-        messages().print(f"wrote {html}", markup=False)
+def _tell(document: dict[str, Any], found: Estimate, rows: int, as_json: bool) -> None:
     if as_json:
         told = dataclasses.asdict(found) | {"outside": found.outside, "rows": rows}
         print_json(told | {"calibration": document})

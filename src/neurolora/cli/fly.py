@@ -153,7 +153,8 @@ def _tell_training(found: FlyTraining, output: Path, as_json: bool) -> None:
     stream = found.stream
     results().print(_stream_table(stream))
     told = f"average over steps {100 * stream.average:.1f}%, last {100 * stream.last:.1f}%"
-    results().print(f"{told}{_not_scored(stream)}{_not_there(found.missing)}\nfolder  {output}", markup=False)
+    notes = _not_scored(stream) + _not_there(found.missing) + _not_learned(found.left_out)
+    results().print(f"{told}{notes}\nfolder  {output}", markup=False)
 
 
 def eval_command(
@@ -296,7 +297,7 @@ def _stream_table(found: StreamResult) -> Any:
     ):
         rows.append((step, _some(classes), 100 * accuracy, earlier and 100 * earlier, seconds))
     seen = "seen with test rows" if found.untested else "all seen"
-    columns = ("step", "new classes", f"right of {seen}, %", "of the earlier, %", "learned in, s")
+    columns = ("step", "classes", f"right of {seen}, %", "of the earlier, %", "learned in, s")
     return plain_table("Class-incremental stream", columns, rows)
 
 
@@ -307,6 +308,11 @@ def _some(classes: Sequence[Any]) -> str:
 def _not_scored(found: StreamResult) -> str:
     """A line about classes that were learned before and that nothing tells the accuracy of, or nothing."""
     return f"\nnot scored, for want of test rows: {_some(found.untested)}" if found.untested else ""
+
+
+def _not_learned(rows: int) -> str:
+    """A line about rows that an earlier run has, or nothing."""
+    return f"\nnot learned again: {rows} rows that an earlier run has, to train or to test on" if rows else ""
 
 
 def _not_there(missing: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from neurolora.checks import positive, whole
 from neurolora.errors import ConfigError, DataError, explain
 from neurolora.estimation.calibrated import Figures, Reading, SharedRows, calibrated_from
-from neurolora.estimation.inputs import Array, as_accuracies
+from neurolora.estimation.inputs import Array, as_accuracies, as_rows, as_scores
 from neurolora.estimation.measures import (
     DEFAULT_MEASURE,
     MEASURES,
@@ -151,19 +151,20 @@ class AccuracyEstimator(BaseEstimator):
     def predict(self, rows: Any) -> Estimate:
         """The accuracy on an unlabelled set (N, C), N >= size_ after `fit`, N >= 2 after `fit_versions`.
 
-        Raises `DataError` for a smaller one, other columns, and what is no finite (N, C); scikit-learn's
-        `NotFittedError` before a fit.
+        Raises `DataError` for a smaller one, other columns, and what is no finite (N, C); `ConfigError` where
+        settings were changed since the fit; scikit-learn's `NotFittedError` before one.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         found = checked_set(measure_named(self.measure), rows, _ESTIMATING)
         if self.n_features_in_ is not None:
             same_columns(found, self.n_features_in_, _ESTIMATING)
         return self.predict_scores(self.row_scores(found))
 
     def predict_scores(self, scores: Any) -> Estimate:
-        """The same of `row_scores` (N,), where the logits are not kept."""
-        check_is_fitted(self)
-        found = np.asarray(scores, dtype=np.float64)
+        """The same of `row_scores`, where the logits are not kept. Raises `DataError` for what is none."""
+        self._check_fitted()
+        check = as_scores if measure_named(self.measure).takes == "logits" else as_rows
+        found = check(scores, _ESTIMATING)
         reading = self.reading(len(found))
         value = float(self._ruler(self.constants_)(found, reading.size, _ESTIMATING))
         centre, margin = reading.line.at(value), reading.margin(value)
@@ -178,7 +179,7 @@ class AccuracyEstimator(BaseEstimator):
 
     def reading(self, rows: int) -> Reading:
         """The line, and its margins, for a new set of so many rows. Raises `DataError` for too few."""
-        check_is_fitted(self)
+        self._check_fitted()
         if rows < self.calibrated_.least:
             have = f"the set has {rows} rows, and the estimator measures {self.calibrated_.least}"
             do = f"Give at least {self.calibrated_.least} rows, or calibrate with a smaller size"
@@ -189,7 +190,7 @@ class AccuracyEstimator(BaseEstimator):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `from_state` needs, as plain dicts, lists, texts and numbers: ready for JSON."""
-        check_is_fitted(self)
+        self._check_fitted()
         return {
             "format": FORMAT,
             "measure": self.measure,
@@ -245,6 +246,15 @@ class AccuracyEstimator(BaseEstimator):
             )
         return measure
 
+    def _check_fitted(self) -> None:
+        """Raises `NotFittedError`, and `ConfigError` for settings changed since: a line is of one measure."""
+        check_is_fitted(self)
+        changed = [name for name, value in self._fitted_with.items() if getattr(self, name) != value]
+        if changed:
+            name = changed[0]
+            found = f"{name} was {self._fitted_with[name]!r} at the fit and is {getattr(self, name)!r}"
+            raise ConfigError(explain(_ESTIMATING, found, "Fit again"))
+
     def _size(self) -> int | None:
         return None if self.size == "smallest" else int(self.size)
 
@@ -256,6 +266,7 @@ class AccuracyEstimator(BaseEstimator):
         line, values, size = found.drawn(ruler, found.known)
         self.calibrated_, self.constants_, self.n_features_in_ = found, ruler.constants, columns
         self.line_, self.values_, self.size_, self.accuracies_ = line, values, size, found.accuracies
+        self._fitted_with = self.get_params()
         self._readings: dict[int, Reading] = {}
 
 

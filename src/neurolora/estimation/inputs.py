@@ -41,6 +41,20 @@ def as_logits(values: Any, asked: str, *, least_rows: int = 1) -> Array:
     return as_rows(values, asked, least_rows=least_rows, least_columns=2)
 
 
+def as_scores(values: Any, asked: str) -> Array:
+    """One finite number a row (N,), float64. Raises `DataError`."""
+    try:
+        found = np.asarray(_off_torch(values), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(explain(asked, str(error), "Give one number a row")) from error
+    if found.ndim != 1:
+        raise DataError(explain(asked, f"scores of shape {found.shape}", "Give one number a row"))
+    if not np.isfinite(found).all():
+        place = int(np.flatnonzero(~np.isfinite(found))[0])
+        raise DataError(explain(asked, f"the score of row {place} is {found[place]}", "Give finite numbers"))
+    return found
+
+
 def as_labels(labels: Any, rows: int, classes: int, asked: str) -> NDArray[np.int64]:
     """Labels (N,), whole numbers from 0 below `classes`, one for each row. Raises `DataError`."""
     found = np.asarray(_off_torch(labels, as_double=False))

@@ -154,7 +154,7 @@ DEFAULT_MEASURE = "average_confidence"  # as good as any where it was measured, 
 
 def measure_named(name: str) -> Measure:
     """The row of that name. Raises `ConfigError`."""
-    if name not in MEASURES:
+    if not isinstance(name, str) or name not in MEASURES:
         found = f"there is no {name!r}{did_you_mean(name, MEASURES)}"
         raise ConfigError(explain("measure", found, f"Use one of {', '.join(MEASURES)}"))
     return MEASURES[name]

@@ -123,7 +123,10 @@ def _versions(
         if name not in PERTURBATIONS:
             do = f"Use some of {', '.join(PERTURBATIONS)}"
             raise ConfigError(explain("calibrating", f"there is no perturbation {name!r}", do))
+    if not all(strength > 0 for strength in strengths):
+        found = f"strengths {', '.join(f'{strength:g}' for strength in strengths)}"
+        raise ConfigError(explain("calibrating", found, "Give strengths above 0: the rows as they are count"))
     yield CLEAN, 0.0, rows
-    for name in perturbations:
-        for strength in strengths:
+    for name in dict.fromkeys(perturbations):  # what is asked for twice is still one version
+        for strength in dict.fromkeys(strengths):
             yield name, strength, perturb_rows(rows, name, strength, seed)

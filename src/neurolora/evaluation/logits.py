@@ -174,11 +174,20 @@ def _of_choices(
     encoded = [encode_choices(example, tokenizer, window) for example in examples]
     flat = iter(score_continuations(model, [pair for own in encoded for pair in own], batch_size, window))
     advance(len(encoded))
-    logits = np.full((len(encoded), max(map(len, encoded))), np.nan, dtype=np.float32)
-    for row, own in enumerate(encoded):
-        logits[row, : len(own)] = [next(flat).log_likelihood for _ in own]
-    lowest = np.nanmax(logits, axis=1, keepdims=True) - ABSENT
-    return np.where(np.isnan(logits), lowest, logits).astype(np.float32)
+    logits = np.empty((len(encoded), max(map(len, encoded))), dtype=np.float32)
+    for row, (own, example) in enumerate(zip(encoded, examples, strict=True)):
+        found = [next(flat).log_likelihood for _ in own]
+        _refuse_nan(np.array(found), example.source)
+        logits[row, : len(own)], logits[row, len(own) :] = found, max(found) - ABSENT
+    return logits
+
+
+def _refuse_nan(logits: NDArray[Any], source: str) -> None:
+    """Raises DataError: nothing can be made of a model that gives no number."""
+    if np.isnan(logits).any():
+        found = f"the model gives NaN for {source or 'a row'}"
+        do = "Check the adapter (neurolora inspect), or load it in another dtype"
+        raise DataError(explain("computing answers' logits", found, do))
 
 
 def _of_first_tokens(
@@ -198,6 +207,9 @@ def _of_first_tokens(
     for start in range(0, len(order), batch_size):
         batch = [contexts[index] for index in order[start : start + batch_size]]
         with torch.no_grad():
-            parts.append(reduce(next_token_logits(model, batch).cpu().numpy()))
+            logits = next_token_logits(model, batch).cpu().numpy()
+        for place, row in zip(order[start : start + batch_size], logits, strict=True):
+            _refuse_nan(row, examples[place].source)
+        parts.append(reduce(logits))
         advance(len(batch))
     return np.concatenate(parts)[np.argsort(order)]

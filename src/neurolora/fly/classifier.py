@@ -221,7 +221,7 @@ class FlyClassifier(ClassifierMixin, BaseEstimator):
 def check_settings(one: FlyClassifier) -> None:
     """Raises ConfigError for a setting that cannot be, whatever the data; `fan_in` may yet be too many."""
     resolve_expansion(one, None)
-    if one.readout not in READOUTS:
+    if not isinstance(one.readout, str) or one.readout not in READOUTS:
         do = f"Give one of {', '.join(READOUTS)}"
         raise ConfigError(explain(f"FlyClassifier(readout={one.readout!r})", "there is no such read-out", do))
     check_penalty(one)
@@ -232,8 +232,11 @@ def check_settings(one: FlyClassifier) -> None:
 
 def check_penalty(one: FlyClassifier) -> None:
     """Raises ConfigError for `alpha` or `alphas` that cannot be."""
-    if one.alpha != "gcv":
+    if not (isinstance(one.alpha, str) and one.alpha == "gcv"):
         positive(one.alpha, "FlyClassifier.alpha", zero=True)
+    if one.alphas is not None and np.ndim(one.alphas) != 1:
+        do = "Give a list of penalties, or None"
+        raise ConfigError(explain(f"FlyClassifier(alphas={one.alphas!r})", "it is no list", do))
     if one.alphas is not None and len(one.alphas) == 0:
         do = "Give some, or None"
         raise ConfigError(explain("FlyClassifier(alphas=[])", "there is nothing to choose from", do))

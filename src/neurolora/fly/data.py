@@ -5,8 +5,10 @@ Room: fly. Reads files (texts also from the hub); computes nothing.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +35,11 @@ class LabelledSource:
     seed: int = 0
     validation_fraction: float = 0.0
     test_fraction: float = 0.0
+
+    def placed(self) -> LabelledSource:
+        """The same with the whole path, where it is a local one: to be found from any folder."""
+        path = Path(self.name).expanduser()
+        return replace(self, name=str(path.resolve())) if path.exists() else self
 
 
 def load_labelled(source: LabelledSource, split: str) -> tuple[list[Any], Array]:
@@ -63,12 +70,35 @@ def load_several(sources: Sequence[LabelledSource], split: str) -> Gathered:
                 raise
             missing.append(f"{source.name} ({error})")
             continue
-        pairs = list(zip(items, labels.tolist(), strict=True))
+        pairs = _pairs(items, labels)
         new = [row for row, pair in enumerate(pairs) if pair not in there]
         there.update(pairs)
         if new:
             parts.append(([items[row] for row in new], labels[new]))
     return Gathered(parts, tuple(missing))
+
+
+def new_rows(
+    items: Sequence[Any], labels: Array, earlier: Sequence[LabelledSource]
+) -> tuple[list[Any], Array]:
+    """The rows that no earlier source has, to train or to test on: twice learned they would count twice, and
+    a test row that is learned tells nothing any more. What cannot be read is passed by.
+
+    Raises DataError if none is left.
+    """
+    there = set[tuple[Any, str]]()
+    for source, split in itertools.product(earlier, ("train", "test")):
+        with contextlib.suppress(DataError, ConfigError):
+            there.update(_pairs(*load_labelled(source, split)))
+    new = [row for row, pair in enumerate(_pairs(items, labels)) if pair not in there]
+    if not new:
+        found = f"an earlier run has all {len(items)} rows already, to train or to test on"
+        raise DataError(explain("going on from an earlier run", found, "Give rows that are new"))
+    return [items[row] for row in new], labels[new]
+
+
+def _pairs(items: Sequence[Any], labels: Array) -> list[tuple[Any, str]]:
+    return list(zip(items, labels.tolist(), strict=True))
 
 
 def _texts(source: LabelledSource, split: str) -> tuple[list[str], list[str]]:
@@ -84,13 +114,16 @@ def _texts(source: LabelledSource, split: str) -> tuple[list[str], list[str]]:
         validation_fraction=source.validation_fraction,
         test_fraction=source.test_fraction,
     )
-    rows = load_rows(request, split)
+    rows = load_rows(request, split, least_labels=1)  # more may have come before
     return [row["sentence"] for row in rows], [row["labels"][row["label"]] for row in rows]
 
 
 def _images(source: LabelledSource, split: str) -> tuple[list[Path], list[str]]:
-    folder = Path(source.name).expanduser() / split
+    folder = Path(source.name).expanduser().resolve() / split
     asked = f"reading the images of {folder}"
+    if source.columns or source.validation_fraction or source.test_fraction:
+        do = "Leave them out: the splits of images are folders"
+        raise ConfigError(explain(asked, "columns and fractions to hold out are of texts", do))
     if not folder.is_dir():
         raise DataError(explain(asked, "no such folder", "Put a folder a class into FOLDER/train and /test"))
     found = [

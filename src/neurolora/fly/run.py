@@ -19,7 +19,7 @@ from neurolora.errors import DataError, explain
 from neurolora.files import atomic_folder, refuse_full_folder, write_json
 from neurolora.fly.backbone import Backbone, BackboneSettings
 from neurolora.fly.classifier import FlyClassifier, check_settings
-from neurolora.fly.data import Gathered, LabelledSource, load_labelled, load_several
+from neurolora.fly.data import Gathered, LabelledSource, load_labelled, load_several, new_rows
 from neurolora.fly.expansion import Array
 from neurolora.fly.features import extract_features
 from neurolora.fly.folder import CLASSIFIER, FACTS, read_run
@@ -51,14 +51,18 @@ class FlyRun:
 
 @dataclass(frozen=True)
 class FlyTraining:
-    """A run's stream, and the earlier runs' data that are not there any more: names, with what is wrong."""
+    """A run's stream. missing: the earlier runs' data that are not there any more, with what is wrong.
+
+    left_out: training rows that an earlier run has already, to train or to test on.
+    """
 
     stream: StreamResult
     missing: tuple[str, ...]
+    left_out: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return self.stream.to_dict() | {"missing": list(self.missing)}
+        return self.stream.to_dict() | {"missing": list(self.missing), "left_out": self.left_out}
 
 
 def train_fly(
@@ -66,14 +70,16 @@ def train_fly(
 ) -> FlyTraining:
     """Learn the classes step by step, score after each, and write the folder.
 
-    Who goes on from an earlier run is also scored on its test rows, and on those of all runs before it.
+    Who goes on from an earlier run is also scored on its test rows, and on those of all runs before it;
+    rows that one of these has already, to train or to test on, are not learned.
     Raises ConfigError, DataError and OutputError; nothing is written before everything is done, and what can
     be told without features is told before any is computed.
     """
     refuse_full_folder(output, overwrite=overwrite)
     learner, earlier = _start(run)
     known = getattr(learner, "classes_", np.array([])).tolist()
-    items, labels = load_labelled(run.data, "train")
+    all_items, all_labels = load_labelled(run.data, "train")
+    items, labels = new_rows(all_items, all_labels, earlier)
     tests = load_several([run.data, *reversed(earlier)], "test")
     test_labels = np.concatenate([own for _, own in tests.parts])
     per_step = run.classes_per_step if run.classes_per_step is not None else len(np.unique(labels))
@@ -86,7 +92,7 @@ def train_fly(
     train = _features(backbone, items, "train", run.cache, progress), labels
     test = _features_of_several(backbone, tests, "test", run.cache, progress), test_labels
     found = run_stream(learner, train, test, steps, partial(progress, "learning"), known)
-    done = FlyTraining(found, tests.missing)
+    done = FlyTraining(found, tests.missing, len(all_items) - len(items))
     with atomic_folder(output, overwrite=overwrite) as folder:
         learner.save(folder / CLASSIFIER)
         rows = {"train": len(labels), "test": len(test_labels)}
@@ -115,7 +121,7 @@ def _facts(
     solved = {"alpha": getattr(learner, "alpha_", None), "samples_seen": learner.n_samples_seen_}
     return {
         "backbone": asdict(run.backbone),
-        "data": asdict(run.data),
+        "data": asdict(run.data.placed()),
         "earlier": [asdict(source) for source in earlier],
         "rows": rows,
         "classifier": learner.get_params() | solved,
@@ -123,6 +129,7 @@ def _facts(
         "start_from": None if run.start_from is None else str(run.start_from),
         "stream": found.stream.to_dict(),
         "missing": list(found.missing),
+        "left_out": found.left_out,
         "environment": environment(),
     }
 

@@ -62,15 +62,18 @@ def template_of(request: TaskRequest) -> PromptTemplate:
     return PromptTemplate(*chosen)
 
 
-def load_rows(request: TaskRequest, split: str) -> list[Row]:
+def load_rows(request: TaskRequest, split: str, *, least_labels: int = 2) -> list[Row]:
     """Canonical rows (see `records`) of one split, each with its `source`.
 
+    least_labels: how many a labelled text must have; 1 for those who learn class after class.
     Raises `ConfigError` for an unknown task or split, `DataError` for data that are missing or wrong.
     """
     task = task_named(request.task)
     check_split(split)
     _check_columns(task, request)
-    rows = _world_rows(task, request, split) if task.built_in else _file_rows(task, request, split)
+    rows = (
+        _world_rows(task, request, split) if task.built_in else _file_rows(task, request, split, least_labels)
+    )
     return limit_rows(rows, request.limit, request.seed)
 
 
@@ -96,12 +99,15 @@ def limit_rows(rows: list[Row], limit: int | None, seed: int) -> list[Row]:
     return [rows[index] for index in sorted(order[:limit])]
 
 
-def _file_rows(task: Task, request: TaskRequest, split: str) -> list[Row]:
+def _file_rows(task: Task, request: TaskRequest, split: str, least_labels: int) -> list[Row]:
     source = open_source(task, request)
     name = f"{task.name} from {source.name}"
     plan = plan_split(split, list(source.splits), task.splits, request, name)
     records = with_columns(source.splits[plan.raw](), request.columns)
     labels = _labels(task, request, source, plan, records)
+    if task.kind == "labelled_text" and len(labels) < least_labels:
+        do = "Give data with two labels or more, or name them all in labels"
+        raise DataError(explain(f"the labels of {source.name}", f"there is only {listed(labels)}", do))
     rows = [row for record in records if (row := task.reader(record, labels)) is not None]
     if not rows:
         found = f"none of {len(records)} rows can be used (are all with pictures?)"
@@ -138,9 +144,6 @@ def _labels(
         if train not in (None, plan.raw):
             records = with_columns(source.splits[train](), request.columns)
         names = text.label_names(records)
-    if len(names) < 2:
-        do = "Give data with two labels or more, or name them all in labels"
-        raise DataError(explain(f"the labels of {source.name}", f"there is only {listed(names)}", do))
     return names
 
 

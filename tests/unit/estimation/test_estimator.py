@@ -288,6 +288,35 @@ def test_a_fitted_estimator_can_be_pickled(estimator: AccuracyEstimator) -> None
     assert pickle.loads(pickle.dumps(estimator)).predict(NEW[0][0]) == found
 
 
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        ([0.5, float("nan"), 0.25], "the score of row 1 is nan"),
+        ([[0.5, 0.5]], r"shape \(1, 2\)"),
+        (0.5, r"shape \(\)"),
+        (["much"], "could not convert"),
+    ],
+)
+def test_scores_that_are_no_number_a_row_are_refused(scores: Any, words: str) -> None:
+    found = AccuracyEstimator("average_confidence").fit_versions(*_scored())
+    with pytest.raises(DataError, match=words):
+        found.predict_scores(scores)
+
+
+def _scored() -> tuple[Array, NDArray[np.bool_]]:
+    rows, right = versions()
+    return np.stack([AccuracyEstimator("average_confidence").row_scores(one) for one in rows]), right
+
+
+@pytest.mark.parametrize("change", [{"measure": "mde"}, {"temperature": 5.0}, {"draws": 3}, {"size": 7}])
+def test_settings_that_change_after_the_fit_are_not_mixed_with_its_line(change: dict[str, Any]) -> None:
+    found = fitted("average_confidence").set_params(**change)
+    (name,) = change
+    for use in (lambda: found.predict(NEW[0][0]), found.state_dict):
+        with pytest.raises(ConfigError, match=f"{name} was .* at the fit"):
+            use()
+
+
 def test_it_keeps_scikit_learns_manners() -> None:
     estimator = AccuracyEstimator("frechet", temperature=2.0, size=30, draws=4, seed=7)
     expected = {"measure": "frechet", "temperature": 2.0, "size": 30, "draws": 4, "seed": 7}

@@ -111,6 +111,23 @@ def test_a_large_vocabulary_is_reduced_batch_by_batch_in_the_order_of_the_rows(
     )
 
 
+@pytest.mark.parametrize(("request_", "rows"), [(CHOICES, choice_rows()), (SUMS, sum_rows())])
+def test_a_model_that_gives_no_numbers_is_told(
+    llama: Any, tokenizer: Any, request_: TaskRequest, rows: list[dict[str, Any]]
+) -> None:
+    broken = copy.deepcopy(llama)
+    with torch.no_grad():
+        broken.lm_head.weight[7] = float("nan")
+    with pytest.raises(DataError, match="the model gives NaN for row 0"):
+        answer_logits(broken, tokenizer, request_, rows)
+
+
+def test_what_is_asked_for_twice_is_one_version(llama: Any, tokenizer: Any) -> None:
+    noise = {"perturbations": ["typos", "typos"], "strengths": [0.3, 0.9, 0.3]}
+    found = calibrate(llama, tokenizer, CHOICES, choice_rows(40), **noise)
+    assert [(one.perturbation, one.strength) for one in found.sets[1:]] == [("typos", 0.3), ("typos", 0.9)]
+
+
 def test_no_rows_are_refused(llama: Any, tokenizer: Any) -> None:
     with pytest.raises(DataError, match="no rows"):
         answer_logits(llama, tokenizer, CHOICES, [])
@@ -170,6 +187,7 @@ class Untouched:
     [
         ({"perturbations": ["typos", "noise"]}, r"no perturbation 'noise'.*typos"),
         ({"strengths": [0.1, 2]}, "from 0 to 1"),
+        ({"strengths": [0.0, 0.3]}, "strengths 0, 0.3.*above 0"),
         ({"perturbations": []}, "1 versions"),
         ({"measure": "mood"}, "there is no 'mood'"),
         ({"measure": "frechet"}, "it takes features"),
@@ -279,6 +297,26 @@ def test_an_estimate_with_its_interval_its_page_and_its_calibration(
     assert {key: again[key] for key in ("accuracy", "low", "high", "value")} == {
         key: told[key] for key in ("accuracy", "low", "high", "value")
     }
+
+
+def test_a_page_that_cannot_be_written_loses_no_estimate(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 6, after the estimate was printed and the calibration kept."""
+    (folder / "taken").write_text("")
+    saved = folder / "calibration.json"
+    options = ["--strengths", "0.2,0.8", "--save", str(saved), "--html", str(folder / "taken" / "fit.html")]
+    assert main(words(folder, *options)) == 6
+    assert "95% interval" in capsys.readouterr().out
+    assert saved.is_file()
+
+
+def test_rows_that_the_model_has_learned_from_are_warned_of(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "data" / "validation.jsonl").rename(folder / "data" / "train.jsonl")
+    assert main(words(folder, "--strengths", "0.2,0.8", "--split", "train")) == 0
+    assert "WARNING: the model has learned from train rows" in capsys.readouterr().err
 
 
 def saved_by(folder: Path, *more: str) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neurolora.cli.main import main
-from neurolora.errors import DataError
+from neurolora.errors import ConfigError, DataError
 from neurolora.fly import FlyClassifier
 from neurolora.fly.data import LabelledSource, load_labelled
 
@@ -116,10 +116,29 @@ def test_who_goes_on_is_scored_on_all_that_was_seen_through_any_chain_of_runs(wo
     assert (score["accuracy"], score["rows"]) == (pytest.approx(whole["last"]), 80)
 
 
-def test_who_learns_the_same_data_again_is_not_tested_on_them_twice(words, texts, tmp_path, capsys):
+def test_who_gives_the_same_data_again_learns_nothing_twice(words, texts, tmp_path, capsys):
     assert main(words) == 0
-    assert main([*going_on(str(texts), "run", "again", tmp_path), "--json"]) == 0
-    assert json.loads((tmp_path / "again" / "fly.json").read_text())["rows"]["test"] == 80
+    assert main(going_on(str(texts), "run", "again", tmp_path)) == 3
+    assert "an earlier run has all 160 rows already" in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "again").exists()
+
+
+def test_one_class_of_texts_may_come_alone_and_be_scored_alone(words, part, tmp_path, capsys):
+    words[words.index("--data") + 1] = part("ab")
+    assert main(words) == 0
+    assert main(going_on(part("c"), "run", "both", tmp_path)) == 0
+    assert main(["fly", "eval", str(tmp_path / "both"), "--data", part("d")]) == 3
+    assert "the class 'd', and it knows a, b, c" in capsys.readouterr().err
+    assert main(["fly", "eval", str(tmp_path / "both"), "--data", str(tmp_path / "c"), "--no-cache"]) == 0
+    assert "of 20 rows" in capsys.readouterr().out
+
+
+def test_a_run_finds_its_data_from_any_folder(words, texts, tmp_path, monkeypatch):
+    monkeypatch.chdir(texts.parent)
+    words[words.index("--data") + 1] = texts.name
+    assert main(words) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["fly", "eval", "run", "--no-cache"]) == 0
 
 
 def test_earlier_data_that_are_gone_are_told_and_not_called_scored(words, part, tmp_path, capsys):
@@ -142,17 +161,27 @@ def test_earlier_data_that_are_gone_are_told_and_not_called_scored(words, part, 
     assert "data of an earlier run are not there" in told
 
 
-def test_rows_are_held_out_by_the_first_runs_seed(words, tmp_path, texts, capsys):
-    (tmp_path / "alone").mkdir()
+@pytest.mark.parametrize("fraction", ["0.25", "0.1"])
+def test_no_test_row_of_an_earlier_run_is_learned_and_none_twice(words, tmp_path, texts, capsys, fraction):
+    """The second file has the first one's rows too, and may hold out fewer of them."""
     rows = json.loads((texts / "train.json").read_text())
-    (tmp_path / "alone" / "train.json").write_text(json.dumps(rows))
+    new = [{**row, "sentence": f"{row['sentence']} {row['sentence']}"} for row in rows[:60]]
+    for name, own in (("alone", rows), ("more", rows + new)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.json").write_text(json.dumps(own))
     words[words.index("--data") + 1] = str(tmp_path / "alone")
     assert main([*words, "--test-fraction", "0.25", "--seed", "5"]) == 0
-    more = going_on(str(tmp_path / "alone"), "run", "again", tmp_path)
-    assert main([*more, "--test-fraction", "0.25"]) == 0
-    told = [json.loads((tmp_path / name / "fly.json").read_text()) for name in ("run", "again")]
-    assert [facts["data"]["seed"] for facts in told] == [5, 5]
-    assert told[0]["rows"] == told[1]["rows"]  # the same rows are held out
+    first = FlyClassifier.load(tmp_path / "run" / "fly.safetensors")
+    more = going_on(str(tmp_path / "more"), "run", "again", tmp_path)
+    capsys.readouterr()
+    assert main([*more, "--test-fraction", fraction]) == 0
+    told = json.loads((tmp_path / "again" / "fly.json").read_text())
+    assert told["data"]["seed"] == 5
+    again = FlyClassifier.load(tmp_path / "again" / "fly.safetensors")
+    learned = again.n_samples_seen_ - first.n_samples_seen_
+    assert 0 < learned <= len(new)  # none of the old rows, whichever split they were of
+    assert told["left_out"] > 0
+    assert f"not learned again: {told['left_out']} rows" in capsys.readouterr().out.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -194,6 +223,9 @@ def test_images_from_folders(image_backbone, images, tmp_path, capsys):
     with pytest.raises(DataError, match="no such folder"):
         load_labelled(limited, "validation")
     (tmp_path / "empty" / "train" / "red").mkdir(parents=True)
+    for wrong in ({"columns": {"sentence": "a"}}, {"test_fraction": 0.3}):
+        with pytest.raises(ConfigError, match="are of texts"):
+            load_labelled(LabelledSource(str(images), kind="image", **wrong), "train")
     with pytest.raises(DataError, match="no image"):
         load_labelled(LabelledSource(str(tmp_path / "empty"), kind="image"), "train")
 
