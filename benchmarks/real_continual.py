@@ -4,6 +4,9 @@
     python benchmarks/real_continual.py run FOLDER --data DATA --model MODEL      # goes on where it stopped
     python benchmarks/real_continual.py result FOLDER --out RESULT.json           # for continual_table.py
 
+With `--out RESULT.json` all three know the cells that are in that file already, and `result` adds to it, so
+that a table can be built up over several sittings and machines.
+
 For MODEL and DATA see `real_tasks.py`; the strategies are those of `neurolora continual`, in a loop of this
 script's own, since each task has a head. The heads are the tasks' identity, which every row is given; the
 body is not. The first task of an order is trained as `real_merging.py` trains its parents, so FOLDER may be
@@ -17,6 +20,7 @@ import argparse
 import itertools
 import json
 import time
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -81,6 +85,9 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
 SEARCH_SEED = 5
 
 
+Key = tuple[str, tuple[str, ...], int, str, bool]  # what a cell is known by; last: of a table or a search
+
+
 class Cell(NamedTuple):
     """One row, order and seed, and its place on disk; in a search also the settings that are tried."""
 
@@ -89,6 +96,11 @@ class Cell(NamedTuple):
     order: str
     seed: int
     tried: dict[str, Any] | None = None
+
+    @property
+    def key(self) -> Key:
+        order = tuple(TASKS[place] for place in self.places)
+        return (self.name, order, self.seed, json.dumps(self.settings, sort_keys=True), self.tried is None)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -160,7 +172,7 @@ def task_data(rows: Rows, task: str, seed: int) -> TaskData:
 def run_cell(cell: Cell) -> None:
     """Learn the three tasks of an order in turn and score those learned so far after each."""
     target = cell.folder / "scores.json"
-    if target.is_file():
+    if target.is_file() or cell.key in stored(cell.arguments.out):
         return
     started = time.perf_counter()
     state = State(cell)
@@ -258,14 +270,30 @@ def score(cell: Cell, model: Heads, place: int) -> float:
 # --- result -----------------------------------------------------------------------------------------------
 
 
+@cache
+def stored(out: Path | None) -> dict[Key, dict[str, Any]]:
+    """The cells in a result file, none where it is not there yet."""
+    if out is None or not out.is_file():
+        return {}
+    found = json.loads(out.read_text(encoding="utf-8"))
+    return {_key(cell, kind): cell for kind in ("cells", "search") for cell in found[kind]}
+
+
+def _key(cell: dict[str, Any], kind: str) -> Key:
+    told = json.dumps(cell["settings"], sort_keys=True)
+    return (cell["label"], tuple(cell["order"]), cell["seed"], told, kind == "cells")
+
+
 def write_result(folder: Path, out: Path) -> None:
-    """All cells so far, streams and searches, in one file; the rows in the order of ROWS."""
-    found = {
-        kind: [json.loads(path.read_text()) for path in sorted(folder.glob(f"{kind}/*/scores.json"))]
-        for kind in ("streams", "search")
-    }
-    cells = sorted(found["streams"], key=lambda cell: list(ROWS).index(cell["label"]))
-    write_json(out, {"cells": cells, "search": found["search"]})
+    """What the file has and what the folder has, streams and searches; the rows in the order of ROWS."""
+    found = dict(stored(out))
+    for kind, place in (("cells", "streams"), ("search", "search")):
+        for path in folder.glob(f"{place}/*/scores.json"):
+            cell = json.loads(path.read_text(encoding="utf-8"))
+            found[_key(cell, kind)] = cell
+    ordered = sorted(found, key=lambda key: (list(ROWS).index(key[0]), *key[1:]))
+    cells = {is_table: [found[key] for key in ordered if key[-1] == is_table] for is_table in (True, False)}
+    write_json(out, {"cells": cells[True], "search": cells[False]})
 
 
 def main() -> None:
@@ -274,7 +302,7 @@ def main() -> None:
     )
     parser.add_argument("stage", choices=("search", "run", "result"))
     add_arguments(parser)
-    parser.add_argument("--out", type=Path, help="of `result`")
+    parser.add_argument("--out", type=Path, help="the result's file")
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=list(ORDERS))
     parser.add_argument("--strategies", nargs="+", choices=ROWS, default=list(ROWS))
     arguments = parser.parse_args()
