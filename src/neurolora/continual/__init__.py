@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from neurolora.lazy import lazy_attributes
 
 if TYPE_CHECKING:
+    from neurolora.continual.cell import cells
     from neurolora.continual.config import StreamConfig
     from neurolora.continual.results import table_rows
-    from neurolora.continual.run import StreamResult, cells, run_continual
+    from neurolora.continual.run import StreamResult, run_continual
     from neurolora.continual.strategies import STRATEGIES, Strategy
     from neurolora.continual.stream_file import load_stream
 
@@ -19,7 +20,7 @@ _HOMES = {
     "Strategy": "strategies",
     "StreamConfig": "config",
     "StreamResult": "run",
-    "cells": "run",
+    "cells": "cell",
     "load_stream": "stream_file",
     "run_continual": "run",
     "table_rows": "results",

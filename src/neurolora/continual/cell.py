@@ -14,15 +14,16 @@ the one before was learned in this process.
 
 from __future__ import annotations
 
+import itertools
 import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurolora.continual.config import StrategyEntry, StreamConfig, method_of
+from neurolora.continual.config import StrategyEntry, StreamConfig, label_of, method_of
 from neurolora.continual.learner import Learner, training_data
 from neurolora.continual.memory import Memory
 from neurolora.continual.processes import processes
@@ -249,3 +250,13 @@ def _scored_after(cell: Cell, stage: int) -> list[str]:
 def _has_use(cell: Cell) -> bool:
     """Whether there are ranks to choose from, and tasks whose choices may drift."""
     return cell.entry.row.scope == "stream" and method_of(cell.config, cell.entry) in ROUTED
+
+
+def cells(config: StreamConfig, folder: Path, progress: bool = False) -> Iterator[Cell]:
+    """All cells; the bounds, to which the order of tasks means nothing, go through the first alone."""
+    orders = list(enumerate(config.all_orders))
+    for entry in config.strategies:
+        own = orders if entry.row.scope == "stream" else orders[:1]
+        for (number, order), seed in itertools.product(own, config.seeds):
+            place = folder / "cells" / label_of(config, entry) / f"order-{number}-seed-{seed}"
+            yield Cell(config, entry, order, seed, place, progress)

@@ -27,7 +27,7 @@ RESULTS, CSV, TABLE = "results.json", "R.csv", "table.md"
 
 def read_cells(config: StreamConfig, folder: Path) -> list[dict[str, Any]]:
     """Every cell that has begun: label, order, seed, R, scores, costs, and whether it is complete."""
-    from neurolora.continual.run import cells
+    from neurolora.continual.cell import cells
 
     found = []
     for cell in cells(config, folder):

@@ -13,16 +13,15 @@ from what this leaves.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurolora.continual.cell import Cell, run_cell
-from neurolora.continual.config import StreamConfig, label_of
+from neurolora.continual.cell import cells, run_cell
+from neurolora.continual.config import StreamConfig
 from neurolora.continual.preflight import INPUTS, read_inputs, require_ready, require_same_inputs
 from neurolora.continual.processes import processes
 from neurolora.continual.results import CSV, RESULTS, TABLE, read_cells, summarise, write_results
@@ -121,16 +120,6 @@ def _gather(config: StreamConfig, folder: Path, before: dict[str, Any]) -> dict[
 def _read_before(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / BEFORE).read_text(encoding="utf-8"))
     return found
-
-
-def cells(config: StreamConfig, folder: Path, progress: bool = False) -> Iterator[Cell]:
-    """All cells; the bounds, to which the order of tasks means nothing, go through the first alone."""
-    orders = list(enumerate(config.all_orders))
-    for entry in config.strategies:
-        own = orders if entry.row.scope == "stream" else orders[:1]
-        for (number, order), seed in itertools.product(own, config.seeds):
-            place = folder / "cells" / label_of(config, entry) / f"order-{number}-seed-{seed}"
-            yield Cell(config, entry, order, seed, place, progress)
 
 
 def _open_folder(config: StreamConfig, folder: Path, overwrite: bool) -> None:

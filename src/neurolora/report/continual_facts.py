@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from neurolora.continual.cell import Cell
+from neurolora.continual.cell import Cell, cells
 from neurolora.continual.config import StrategyEntry, StreamConfig, label_of, method_of
 from neurolora.continual.results import RESULTS, TITLES, table_rows
-from neurolora.continual.run import cells
 from neurolora.errors import DataError, explain
 
 Matrix = NDArray[np.float64]

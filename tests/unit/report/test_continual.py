@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from neurolora.continual.cell import cells
 from neurolora.continual.config import StreamConfig, label_of, method_of
 from neurolora.continual.metrics import forgetting
 from neurolora.continual.results import summarise, trained_as, write_results
-from neurolora.continual.run import cells
 from neurolora.continual.use import USE, write_use
 from neurolora.errors import DataError
 from neurolora.report.continual import write_stream_report
