@@ -65,7 +65,7 @@ class Stream(NamedTuple):
 
 ROWS = {
     "LoRA-Seq": Stream("lora", "sequential"),
-    "EWC+LoRA": Stream("lora", "ewc", {"weight": 1000.0}),
+    "EWC+LoRA": Stream("lora", "ewc", {"weight": 1e4}),
     "O-LoRA": Stream("lora", "o-lora"),
     "FlyLoRA-Seq": Stream("flylora", "sequential"),
     "NeuroLoRA-Seq": Stream("neurolora", "sequential"),
