@@ -12,11 +12,14 @@ margin would hold, which takes the sets as independent (see `Line.margin`), mean
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from neurolora.estimation import AccuracyEstimator
+from neurolora.files import write_json
+from neurolora.provenance import environment
 
 STRENGTHS, KINDS, CLASSES, MARGIN = (0.05, 0.1, 0.2, 0.4), 3, 4, 3.0
 SIZES = ((500, 500), (500, 2000), (500, 100), (500, 50), (100, 100), (100, 20))
@@ -87,7 +90,9 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--differ", type=float, default=0.0, help="how much the kinds of noise differ")
     parser.add_argument("--sizes", nargs="+", default=[f"{known}/{new}" for known, new in SIZES])
+    parser.add_argument("--out", type=Path, help="the result, JSON")
     arguments = parser.parse_args()
+    rows = []
     print("| measure | labelled / new rows | held, % | line's own margin, % | width | error |")
     print("|---" * 6 + "|")
     for measure in arguments.measures:
@@ -95,6 +100,10 @@ def main() -> None:
             known, new = map(int, size.split("/"))
             found = [trial(measure, known, new, arguments.differ, seed) for seed in range(arguments.trials)]
             print(f"| {measure} | {size} | {summary(found)} |", flush=True)
+            rows.append({"measure": measure, "size": size, "trials": [one._asdict() for one in found]})
+    if arguments.out:
+        facts = {"differ": arguments.differ, "environment": environment()}
+        write_json(arguments.out, {**facts, "rows": rows})
 
 
 def summary(found: list[Trial]) -> str:

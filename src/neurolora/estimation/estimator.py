@@ -19,7 +19,6 @@ from neurolora.estimation.calibrated import Figures, Reading, SharedRows, calibr
 from neurolora.estimation.inputs import Array, as_accuracies, as_rows, as_scores
 from neurolora.estimation.measures import (
     DEFAULT_MEASURE,
-    MEASURES,
     Constants,
     Measure,
     checked_set,
@@ -233,17 +232,12 @@ class AccuracyEstimator(BaseEstimator):
 
         takes: "logits" where there are no features, so that a measure of these is refused.
         """
-        measure = measure_named(self.measure)
+        measure = measure_named(self.measure, takes)
         positive(self.temperature, "temperature")
         whole(self.draws, "draws", least=1)
         whole(self.seed, "seed", least=0)
         if self.size != "smallest":
             whole(self.size, "size", least=2)
-        if takes is not None and measure.takes != takes:
-            usable = ", ".join(name for name, row in MEASURES.items() if row.takes == takes)
-            raise ConfigError(
-                explain(f"measure {measure.name}", f"it takes {measure.takes}", f"Use {usable}")
-            )
         return measure
 
     def _check_fitted(self) -> None:

@@ -152,11 +152,15 @@ MEASURES = {row.name: row for row in _ROWS}
 DEFAULT_MEASURE = "average_confidence"  # as good as any where it was measured, and the simplest
 
 
-def measure_named(name: str) -> Measure:
-    """The row of that name. Raises `ConfigError`."""
+def measure_named(name: str, takes: str | None = None) -> Measure:
+    """The row of that name. takes: "logits" where there are no features. Raises `ConfigError`."""
+    usable = [known for known, row in MEASURES.items() if takes in (None, row.takes)]
     if not isinstance(name, str) or name not in MEASURES:
-        found = f"there is no {name!r}{did_you_mean(name, MEASURES)}"
-        raise ConfigError(explain("measure", found, f"Use one of {', '.join(MEASURES)}"))
+        found = f"there is no {name!r}{did_you_mean(name, usable)}"
+        raise ConfigError(explain("measure", found, f"Use one of {', '.join(usable)}"))
+    if name not in usable:
+        found = f"it takes {MEASURES[name].takes}"
+        raise ConfigError(explain(f"measure {name}", found, f"Use one of {', '.join(usable)}"))
     return MEASURES[name]
 
 
