@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 NAME_WIDTH = 24  # of the first column, which is not squeezed below it
+TITLE_WIDTH = 72
 
 
 def pairs_table(rows: Sequence[tuple[str, str]]) -> Table:
@@ -34,7 +35,8 @@ def plain_table(title: str, columns: Any, rows: Sequence[Sequence[Any]]) -> Tabl
     from neurolora.report.page import number
 
     kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    wide = min(len(title), TITLE_WIDTH)  # a title is else broken at the width of its columns
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, min_width=wide)
     for i in kept:  # on a narrow terminal values are broken in two, and names stay whole before them
         is_name = i == kept[0]
         least = min(NAME_WIDTH, max((len(str(row[i])) for row in rows), default=0)) if is_name else None
