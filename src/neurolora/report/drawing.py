@@ -64,14 +64,15 @@ class Picture:
 
 
 @contextmanager
-def canvas(height: float, width: float = WIDTH) -> Iterator[tuple[Any, Any]]:
-    """A figure with one pair of axes, in inches, in the house's style."""
+def canvas(height: float, width: float = WIDTH, panels: int = 1) -> Iterator[tuple[Any, Any]]:
+    """A figure in inches, in the house's style, with its axes: one pair, or an array of `panels` above one
+    another over the same x."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots()
+        axes = figure.subplots(panels, sharex=True)
         yield figure, axes
 
 

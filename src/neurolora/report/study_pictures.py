@@ -44,32 +44,41 @@ def _has_paper(rows: list[Any], column: str) -> bool:
 
 
 def curve_picture(result: Result, column: str) -> Picture:
-    """Means over seeds with intervals, over the setting that the study varies; the paper's beside them."""
+    """Means over seeds with intervals, over the setting that the study varies.
+
+    The paper's have a panel of their own below: another model's scores lie elsewhere; what can be compared is
+    the shape.
+    """
     name = next(each["name"] for each in result["columns"] if each["id"] == column)
     places, rows = result["curve"]["places"], {row["id"]: row for row in result["rows"]}
     order = sorted(places, key=lambda label: places[label])
-    x = [places[label] for label in order]
-    found = [rows[label]["intervals"][column] for label in order]
-    with canvas(3.0) as (figure, axes):
-        errors = None
-        if all(one["low"] is not None for one in found):
-            errors = [
-                [one["mean"] - one["low"] for one in found],
-                [one["high"] - one["mean"] for one in found],
-            ]
-        means = [one["mean"] for one in found]
-        axes.errorbar(
-            x, means, yerr=errors, marker="o", markersize=4, capsize=3, color=SERIES[0], label="here"
-        )
-        printed = [
-            (places[label], rows[label]["paper"][column]) for label in order if column in rows[label]["paper"]
-        ]
+    found = [(places[label], rows[label]["intervals"][column]) for label in order]
+    printed = [(places[label], rows[label]["paper"].get(column)) for label in order]
+    printed = [(x, y) for x, y in printed if y is not None]
+    panels = 2 if printed else 1
+    with canvas(2.4 * panels, panels=panels) as (figure, axes):
+        panes = list(axes) if printed else [axes]
+        _draw_means(panes[0], found)
+        panes[0].set(ylabel=f"{name}, here")
         if printed:
             style = {"marker": "D", "markersize": 4, "linestyle": "dashed", "color": SERIES[1]}
-            axes.plot(*zip(*printed, strict=True), label="paper, Llama-3-8B", **style)
-        axes.set(xlabel=result["curve"]["label"], ylabel=name)
-        axes.grid(axis="y")
-        axes.legend(loc="best", fontsize=8.5)
-        best = max(order, key=lambda label: rows[label]["intervals"][column]["mean"])
-        told = f"Highest mean at {places[best]:g}: {spread(rows[best]['intervals'][column])}"
+            panes[1].plot(*zip(*printed, strict=True), **style)
+            panes[1].set(ylabel="the paper, Llama-3-8B")
+        for pane in panes:
+            pane.grid(axis="y")
+        panes[-1].set(xlabel=result["curve"]["label"])
+        x, best = max(found, key=lambda point: point[1]["mean"])
+        told = f"Highest mean at {x:g}: {spread(best)}"
+        if printed:
+            told += f"; the paper's at {max(printed, key=lambda point: point[1])[0]:g}"
         return Picture(result["title"], to_svg(figure), told)
+
+
+def _draw_means(axes: Any, found: list[Any]) -> None:
+    """Points (x, interval) with error bars, where all have an interval."""
+    errors = None
+    if all(one["low"] is not None for _, one in found):
+        errors = [[abs(one["mean"] - one[end]) for _, one in found] for end in ("low", "high")]
+    means = [one["mean"] for _, one in found]
+    look = {"marker": "o", "markersize": 4, "capsize": 3, "color": SERIES[0]}
+    axes.errorbar([x for x, _ in found], means, yerr=errors, **look)

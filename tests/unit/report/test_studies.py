@@ -20,6 +20,7 @@ from neurolora.report.studies import (
     write_pages,
 )
 from neurolora.report.study_facts import claims, costs, differences, in_words, scores, spread
+from neurolora.report.study_pictures import curve_picture
 from neurolora.studies import default_folder
 from neurolora.studies.results import interval, paired
 
@@ -123,6 +124,18 @@ def test_equal_results_give_equal_bytes(result: dict[str, Any], tmp_path: Path) 
     page = paths[1].read_text()
     assert "A &lt;study&gt; | of k" in page
     assert "<svg" in page
+
+
+def test_a_curve_has_the_papers_figures_in_a_panel_of_their_own(result: dict[str, Any]) -> None:
+    """58.7 and our 2.0 to 4.3 on one axis would be two flat lines."""
+    own = curve_picture(result, "sums")
+    assert own.description == "Highest mean at 8: 4.3 ± 3.1; the paper's at 4"
+    assert "sums, here" in own.svg
+    assert "the paper, Llama-3-8B" in own.svg
+    for each in result["rows"]:
+        each["paper"] = {}
+    alone = curve_picture(result, "sums")
+    assert "the paper" not in alone.svg + alone.description
 
 
 def test_bars_are_drawn_where_there_is_no_curve(result: dict[str, Any], tmp_path: Path) -> None:
