@@ -4,13 +4,15 @@
 
 RESULTS.json is what `neurolora continual` or `real_continual.py` leaves: cells with `label`, `order`, `seed`
 and the matrix R. Orders are not independent of each other, so the unit is a seed: of each, the mean over its
-orders; then means over seeds with 95% intervals (Student's t). A seed that lacks an order is left out.
+orders; then means over seeds with 95% intervals (Student's t). A seed that lacks an order is left out, as
+is told.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -33,9 +35,14 @@ def by_seed(cells: Cells, label: str) -> Values:
     orders = {tuple(cell["order"]) for cell in cells}
     found: Values = {}
     for seed in sorted({cell["seed"] for cell in cells}):
-        mine = [_told(cell) for cell in cells if (cell["label"], cell["seed"]) == (label, seed)]
+        mine = [cell for cell in cells if (cell["label"], cell["seed"]) == (label, seed)]
+        if len({tuple(cell["order"]) for cell in mine}) < len(mine):
+            raise SystemExit(f"{label}, seed {seed}: an order is there twice, with different settings")
         if len(mine) == len(orders):
-            found[seed] = {name: mean(each[name] for each in mine) for name in mine[0]}
+            each = [_told(cell) for cell in mine]
+            found[seed] = {name: mean(one[name] for one in each) for name in each[0]}
+        elif mine:
+            print(f"left out: {label}, seed {seed}, {len(mine)} of {len(orders)} orders", file=sys.stderr)
     return found
 
 
@@ -100,8 +107,11 @@ def main() -> None:
     parser.add_argument("--title", default="One task after another")
     arguments = parser.parse_args()
     found = json.loads(arguments.results.read_text(encoding="utf-8"))["cells"]
-    cells = [cell for cell in found if cell.get("scope", "stream") == "stream"]  # no bounds: they have no BWT
+    whole = [cell for cell in found if cell.get("complete", True)]
+    cells = [cell for cell in whole if cell.get("scope", "stream") == "stream"]  # no bounds: they have no BWT
     labels = list(dict.fromkeys(cell["label"] for cell in cells))
+    if unknown := set(arguments.against) - set(labels):
+        parser.error(f"--against {', '.join(unknown)}: the results have {', '.join(labels)}")
     print_table(cells, labels)
     for other in arguments.against:
         print_paired(cells, labels, other)

@@ -85,7 +85,8 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
 SEARCH_SEED = 5
 
 
-Key = tuple[str, tuple[str, ...], int, str, bool]  # what a cell is known by; last: of a table or a search
+#: What a cell is known by: row, order, seed, settings, test rows, whether it is of the table or of a search.
+Key = tuple[str, tuple[str, ...], int, str, int, bool]
 
 
 class Cell(NamedTuple):
@@ -100,7 +101,8 @@ class Cell(NamedTuple):
     @property
     def key(self) -> Key:
         order = tuple(TASKS[place] for place in self.places)
-        return (self.name, order, self.seed, json.dumps(self.settings, sort_keys=True), self.tried is None)
+        told, rows = json.dumps(self.settings, sort_keys=True), self.arguments.rows
+        return (self.name, order, self.seed, told, rows, self.tried is None)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -172,7 +174,16 @@ def task_data(rows: Rows, task: str, seed: int) -> TaskData:
 def run_cell(cell: Cell) -> None:
     """Learn the three tasks of an order in turn and score those learned so far after each."""
     target = cell.folder / "scores.json"
-    if target.is_file() or cell.key in stored(cell.arguments.out):
+    if cell.key in stored(cell.arguments.out):
+        return
+    if target.is_file():
+        found = _key(
+            json.loads(target.read_text(encoding="utf-8")), "cells" if cell.tried is None else "search"
+        )
+        if found != cell.key:
+            raise SystemExit(
+                f"{cell.folder} was made otherwise: {found}, and not {cell.key}. Remove it first"
+            )
         return
     started = time.perf_counter()
     state = State(cell)
@@ -281,7 +292,7 @@ def stored(out: Path | None) -> dict[Key, dict[str, Any]]:
 
 def _key(cell: dict[str, Any], kind: str) -> Key:
     told = json.dumps(cell["settings"], sort_keys=True)
-    return (cell["label"], tuple(cell["order"]), cell["seed"], told, kind == "cells")
+    return (cell["label"], tuple(cell["order"]), cell["seed"], told, cell["rows"], kind == "cells")
 
 
 def write_result(folder: Path, out: Path) -> None:

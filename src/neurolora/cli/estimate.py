@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neurolora.cli.console import messages, print_json, progress_bars, refuse_given, results
-from neurolora.errors import ConfigError, DataError, FingerprintMismatchError, explain
+from neurolora.errors import ConfigError, DataError, FingerprintMismatchError, OutputError, explain
 from neurolora.files import write_json
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def estimate_command(
         do = "Calibrate on validation or train rows"
         raise ConfigError(explain("estimate --split test", "test rows are for scores alone", do))
     if split == "train" and calibration is None:
-        told = "WARNING: the model has learned from train rows: its accuracy there is no guide to others"
+        told = "WARNING: on rows that a model has learned from its accuracy is no guide to others"
         messages().print(told, markup=False)
     saved = None if calibration is None else _read(calibration)
     options = {"measure": measure, "seed": seed, "size": size, **_noise(perturbations, strengths)}
@@ -144,18 +144,31 @@ def estimate_command(
     else:
         labelled, request = _labelled(_request(loaded.task, calibrate, dataset_name), split, rows, seed)
         asked = load_unlabelled(request, data)
+        if size is not None and len(asked) < size:  # before the model runs
+            have = f"{data} has {len(asked)} rows"
+            raise DataError(explain(f"estimate --size {size}", have, f"Give at least {size} rows"))
         known = _calibrate(loaded, request, labelled, {**options, "batch_size": batch_size})
         document = _document(known, request, loaded.model)
+    unsaved = None if save is None else _save(save, document)
     with messages().status(f"running the model over {len(asked)} rows"):
         found = _estimate(loaded, request, asked, known, batch_size)
-    _tell(document, found, len(asked), as_json)  # first: a file that cannot be written loses no estimate
-    if save is not None:
-        write_json(save, document)
+    _tell(document, found, len(asked), as_json)
     if html is not None:
         from neurolora.report.estimation import write_estimate_page
 
         write_estimate_page(document, found, str(data), len(asked), html)
         messages().print(f"wrote {html}", markup=False)
+    if unsaved is not None:
+        raise unsaved
+
+
+def _save(path: Path, document: dict[str, Any]) -> OutputError | None:
+    """Write the calibration, before what may yet fail; an error is for the end: it loses no estimate."""
+    try:
+        write_json(path, document)
+    except OutputError as error:
+        return error
+    return None
 
 
 def _request(saved: Any, calibrate: str | None, dataset_name: str | None) -> TaskRequest:

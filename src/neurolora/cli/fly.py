@@ -64,7 +64,7 @@ Level = Annotated[str, typer.Option("--coding-level", help="Cells that win: a co
 ReadoutName = Annotated[str, typer.Option("--readout", help="ridge (Fly-CL) or associative (Fly Model).")]
 Alpha = Annotated[str, typer.Option("--alpha", help="The ridge penalty, or gcv to choose it.")]
 Seed = Annotated[
-    int, typer.Option("--seed", help="Of the expansion, and of what --limit and --test-fraction draw.")
+    int, typer.Option("--seed", help="Of the expansion, and of what --limit draws.")
 ]
 StartFrom = Annotated[
     Path | None,
@@ -81,7 +81,7 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `fly tra
 
 
 #: What an earlier run has decided for those that go on from it: the encoder's features, the classifier, and
-#: the seed: with another one rows that were learned from would be drawn as test rows.
+#: the seed, by which --limit draws.
 DECIDED = ("pooling", "max_length", "n_components", "fan_in", "coding_level", "readout", "alpha", "seed")
 
 

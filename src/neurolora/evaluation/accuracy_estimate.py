@@ -125,7 +125,9 @@ def _versions(
             raise ConfigError(explain("calibrating", f"there is no perturbation {name!r}", do))
     if not all(strength > 0 for strength in strengths):
         found = f"strengths {', '.join(f'{strength:g}' for strength in strengths)}"
-        raise ConfigError(explain("calibrating", found, "Give strengths above 0: the rows as they are count"))
+        raise ConfigError(
+            explain("calibrating", found, "Give strengths above 0: the rows as they are stand for 0 already")
+        )
     yield CLEAN, 0.0, rows
     for name in dict.fromkeys(perturbations):  # what is asked for twice is still one version
         for strength in dict.fromkeys(strengths):

@@ -118,6 +118,8 @@ def _reduced(
         raise DataError(explain("computing answers' logits", "there are no rows", "Give at least one"))
     if is_classifier(model):
         logits = classifier_logits(model, tokenizer, rows, batch_size, advance=advance).numpy()
+        for row, own in zip(rows, logits, strict=True):
+            _refuse_nan(own, row.get("source", ""))
         return reduce(logits), np.array([row["label"] for row in rows], dtype=np.int64), LABELS
     template = template_of(request)
     examples = [make_example(template, row) for row in rows]

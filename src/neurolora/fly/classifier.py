@@ -234,11 +234,14 @@ def check_penalty(one: FlyClassifier) -> None:
     """Raises ConfigError for `alpha` or `alphas` that cannot be."""
     if not (isinstance(one.alpha, str) and one.alpha == "gcv"):
         positive(one.alpha, "FlyClassifier.alpha", zero=True)
-    if one.alphas is not None and np.ndim(one.alphas) != 1:
+    given: Any = one.alphas  # a user may have written anything
+    if given is None:
+        return
+    if isinstance(given, str) or not hasattr(given, "__len__"):
         do = "Give a list of penalties, or None"
-        raise ConfigError(explain(f"FlyClassifier(alphas={one.alphas!r})", "it is no list", do))
-    if one.alphas is not None and len(one.alphas) == 0:
+        raise ConfigError(explain(f"FlyClassifier(alphas={given!r})", "it is no list", do))
+    if len(given) == 0:
         do = "Give some, or None"
         raise ConfigError(explain("FlyClassifier(alphas=[])", "there is nothing to choose from", do))
-    for value in one.alphas if one.alphas is not None else ():
+    for value in given:
         positive(value, "FlyClassifier.alphas")

@@ -6,7 +6,6 @@ Room: fly. Reads files (texts also from the hub); computes nothing.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,9 @@ import numpy as np
 
 from neurolora.errors import ConfigError, DataError, explain
 from neurolora.fly.expansion import Array
+from neurolora.provenance import fingerprint_file
 
+Row = tuple[str, str]  # a text, or the fingerprint of an image's file, and its class
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
@@ -35,6 +36,13 @@ class LabelledSource:
     seed: int = 0
     validation_fraction: float = 0.0
     test_fraction: float = 0.0
+
+    def check(self) -> None:
+        """Raises ConfigError for what does not go together."""
+        if self.kind == "image" and (self.columns or self.validation_fraction or self.test_fraction):
+            found = "columns and fractions to hold out are of texts"
+            do = "Leave them out: the splits of images are folders"
+            raise ConfigError(explain(f"the images of {self.name}", found, do))
 
     def placed(self) -> LabelledSource:
         """The same with the whole path, where it is a local one: to be found from any folder."""
@@ -56,12 +64,14 @@ class Gathered(NamedTuple):
 
 
 def load_several(sources: Sequence[LabelledSource], split: str) -> Gathered:
-    """The split of each source; an item of the same class that an earlier one of them has is left out.
+    """The split of each source, the one that was learned last first; what is there twice is taken once.
 
+    A test row is left out where a source before it in time, further on in `sources`, was learned with it.
     missing: for each source but the first that cannot be read, its name and why. Raises DataError and
     ConfigError for the first.
     """
-    parts, missing, there = [], [], set[tuple[Any, str]]()
+    parts, missing, there = [], [], set[Row]()
+    learned = [rows_of([source], "train") if split == "test" else set() for source in sources[1:]]
     for place, source in enumerate(sources):
         try:
             items, labels = load_labelled(source, split)
@@ -70,8 +80,9 @@ def load_several(sources: Sequence[LabelledSource], split: str) -> Gathered:
                 raise
             missing.append(f"{source.name} ({error})")
             continue
+        taken = there.union(*learned[place:])
         pairs = _pairs(items, labels)
-        new = [row for row, pair in enumerate(pairs) if pair not in there]
+        new = [row for row, pair in enumerate(pairs) if pair not in taken]
         there.update(pairs)
         if new:
             parts.append(([items[row] for row in new], labels[new]))
@@ -82,14 +93,11 @@ def new_rows(
     items: Sequence[Any], labels: Array, earlier: Sequence[LabelledSource]
 ) -> tuple[list[Any], Array]:
     """The rows that no earlier source has, to train or to test on: twice learned they would count twice, and
-    a test row that is learned tells nothing any more. What cannot be read is passed by.
+    a test row that is learned tells nothing any more.
 
     Raises DataError if none is left.
     """
-    there = set[tuple[Any, str]]()
-    for source, split in itertools.product(earlier, ("train", "test")):
-        with contextlib.suppress(DataError, ConfigError):
-            there.update(_pairs(*load_labelled(source, split)))
+    there = rows_of(earlier, "train") | rows_of(earlier, "test")
     new = [row for row, pair in enumerate(_pairs(items, labels)) if pair not in there]
     if not new:
         found = f"an earlier run has all {len(items)} rows already, to train or to test on"
@@ -97,8 +105,19 @@ def new_rows(
     return [items[row] for row in new], labels[new]
 
 
-def _pairs(items: Sequence[Any], labels: Array) -> list[tuple[Any, str]]:
-    return list(zip(items, labels.tolist(), strict=True))
+def rows_of(sources: Sequence[LabelledSource], split: str) -> set[Row]:
+    """All rows of a split of these, as what is in them; what cannot be read is passed by."""
+    found = set[Row]()
+    for source in sources:
+        with contextlib.suppress(DataError, ConfigError):
+            found.update(_pairs(*load_labelled(source, split)))
+    return found
+
+
+def _pairs(items: Sequence[Any], labels: Array) -> list[Row]:
+    """Each item by what is in it, and its class."""
+    keys = (fingerprint_file(item) if isinstance(item, Path) else item for item in items)
+    return list(zip(keys, labels.tolist(), strict=True))
 
 
 def _texts(source: LabelledSource, split: str) -> tuple[list[str], list[str]]:
@@ -121,9 +140,6 @@ def _texts(source: LabelledSource, split: str) -> tuple[list[str], list[str]]:
 def _images(source: LabelledSource, split: str) -> tuple[list[Path], list[str]]:
     folder = Path(source.name).expanduser().resolve() / split
     asked = f"reading the images of {folder}"
-    if source.columns or source.validation_fraction or source.test_fraction:
-        do = "Leave them out: the splits of images are folders"
-        raise ConfigError(explain(asked, "columns and fractions to hold out are of texts", do))
     if not folder.is_dir():
         raise DataError(explain(asked, "no such folder", "Put a folder a class into FOLDER/train and /test"))
     found = [

@@ -76,6 +76,7 @@ def train_fly(
     be told without features is told before any is computed.
     """
     refuse_full_folder(output, overwrite=overwrite)
+    run.data.check()
     learner, earlier = _start(run)
     known = getattr(learner, "classes_", np.array([])).tolist()
     all_items, all_labels = load_labelled(run.data, "train")
@@ -181,6 +182,8 @@ def evaluate_fly(
     Raises DataError, ConfigError.
     """
     told = read_run(folder)
+    if data is not None:
+        data.check()
     learner = FlyClassifier.load(folder / CLASSIFIER)
     rows = load_several(told.all_data if data is None else [data], split)
     labels = np.concatenate([own for _, own in rows.parts])

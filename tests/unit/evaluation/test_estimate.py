@@ -299,16 +299,25 @@ def test_an_estimate_with_its_interval_its_page_and_its_calibration(
     }
 
 
-def test_a_page_that_cannot_be_written_loses_no_estimate(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("lost", ["--save", "--html"])
+def test_a_file_that_cannot_be_written_loses_neither_the_estimate_nor_the_other_file(
+    folder: Path, capsys: pytest.CaptureFixture[str], lost: str
 ) -> None:
-    """Exit code 6, after the estimate was printed and the calibration kept."""
     (folder / "taken").write_text("")
-    saved = folder / "calibration.json"
-    options = ["--strengths", "0.2,0.8", "--save", str(saved), "--html", str(folder / "taken" / "fit.html")]
+    files = {"--save": folder / "calibration.json", "--html": folder / "fit.html"}
+    files[lost] = folder / "taken" / "file"
+    options = ["--strengths", "0.2,0.8", *(word for pair in files.items() for word in map(str, pair))]
     assert main(words(folder, *options)) == 6
     assert "95% interval" in capsys.readouterr().out
-    assert saved.is_file()
+    assert [path.is_file() for path in files.values()] == [lost != "--save", lost != "--html"]
+
+
+def test_more_rows_than_there_are_is_told_before_the_model_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurolora.cli.estimate._calibrate", None)
+    assert main(words(folder, "--size", "30")) == 3
+    assert "new.jsonl has 20 rows. Give at least 30 rows" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_rows_that_the_model_has_learned_from_are_warned_of(
@@ -316,7 +325,7 @@ def test_rows_that_the_model_has_learned_from_are_warned_of(
 ) -> None:
     (folder / "data" / "validation.jsonl").rename(folder / "data" / "train.jsonl")
     assert main(words(folder, "--strengths", "0.2,0.8", "--split", "train")) == 0
-    assert "WARNING: the model has learned from train rows" in capsys.readouterr().err
+    assert "WARNING: on rows that a model has learned from" in capsys.readouterr().err
 
 
 def saved_by(folder: Path, *more: str) -> Path:

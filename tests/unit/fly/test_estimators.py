@@ -277,6 +277,7 @@ def test_rate_and_decay_count_from_the_next_rows(digits):
         ({"alpha": "best"}, "alpha: it is 'best'"),
         ({"alphas": []}, r"alphas=\[\]"),
         ({"alphas": 5}, r"alphas=5\): it is no list"),
+        ({"alphas": [[1.0], [2.0, 3.0]]}, r"alphas: it is \[1\.0\]"),
         ({"alpha": np.array([1.0, 2.0])}, "alpha: it is array"),
         ({"readout": ["ridge"]}, "there is no such read-out"),
         ({"alphas": [1.0, float("nan")]}, "alphas: it is nan"),

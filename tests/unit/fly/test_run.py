@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from neurolora.cli.main import main
 from neurolora.errors import ConfigError, DataError
 from neurolora.fly import FlyClassifier
-from neurolora.fly.data import LabelledSource, load_labelled
+from neurolora.fly.data import LabelledSource, load_labelled, new_rows
 
 
 @pytest.fixture
@@ -161,27 +162,35 @@ def test_earlier_data_that_are_gone_are_told_and_not_called_scored(words, part, 
     assert "data of an earlier run are not there" in told
 
 
-@pytest.mark.parametrize("fraction", ["0.25", "0.1"])
-def test_no_test_row_of_an_earlier_run_is_learned_and_none_twice(words, tmp_path, texts, capsys, fraction):
-    """The second file has the first one's rows too, and may hold out fewer of them."""
+@pytest.mark.parametrize("fraction", ["0.25", "0.1", "0.5"])
+def test_no_row_is_learned_twice_and_none_both_learned_and_tested(words, tmp_path, texts, capsys, fraction):
+    """The second file has the first one's rows too, and holds out as many, fewer or more of them."""
     rows = json.loads((texts / "train.json").read_text())
     new = [{**row, "sentence": f"{row['sentence']} {row['sentence']}"} for row in rows[:60]]
     for name, own in (("alone", rows), ("more", rows + new)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "train.json").write_text(json.dumps(own))
     words[words.index("--data") + 1] = str(tmp_path / "alone")
-    assert main([*words, "--test-fraction", "0.25", "--seed", "5"]) == 0
-    first = FlyClassifier.load(tmp_path / "run" / "fly.safetensors")
+    assert main([*words, "--test-fraction", "0.25"]) == 0
     more = going_on(str(tmp_path / "more"), "run", "again", tmp_path)
     capsys.readouterr()
     assert main([*more, "--test-fraction", fraction]) == 0
     told = json.loads((tmp_path / "again" / "fly.json").read_text())
-    assert told["data"]["seed"] == 5
-    again = FlyClassifier.load(tmp_path / "again" / "fly.safetensors")
+    first, again = (FlyClassifier.load(tmp_path / name / "fly.safetensors") for name in ("run", "again"))
     learned = again.n_samples_seen_ - first.n_samples_seen_
     assert 0 < learned <= len(new)  # none of the old rows, whichever split they were of
-    assert told["left_out"] > 0
     assert f"not learned again: {told['left_out']} rows" in capsys.readouterr().out.replace("\n", " ")
+    assert again.n_samples_seen_ + told["rows"]["test"] <= len(rows + new)
+    assert main(["fly", "eval", str(tmp_path / "again"), "--no-cache", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == told["rows"]["test"]
+
+
+def test_an_image_is_known_by_what_is_in_it(images, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(images, copied)
+    items, labels = load_labelled(LabelledSource(str(copied), kind="image"), "train")
+    with pytest.raises(DataError, match="has all 36 rows already"):
+        new_rows(items, labels, [LabelledSource(str(images), kind="image")])
 
 
 @pytest.mark.parametrize(
@@ -225,7 +234,8 @@ def test_images_from_folders(image_backbone, images, tmp_path, capsys):
     (tmp_path / "empty" / "train" / "red").mkdir(parents=True)
     for wrong in ({"columns": {"sentence": "a"}}, {"test_fraction": 0.3}):
         with pytest.raises(ConfigError, match="are of texts"):
-            load_labelled(LabelledSource(str(images), kind="image", **wrong), "train")
+            LabelledSource(str(images), kind="image", **wrong).check()
+    assert main([*command[:-1], "--overwrite", "--test-fraction", "0.3"]) == 2
     with pytest.raises(DataError, match="no image"):
         load_labelled(LabelledSource(str(tmp_path / "empty"), kind="image"), "train")
 
