@@ -27,6 +27,7 @@ from neurolora.studies.results import paired
 
 Cells = list[dict[str, Any]]
 Values = dict[int, dict[str, float]]  # seed -> what is told of it
+Strategies = dict[str, Values]
 TOLD = {"average_accuracy": "average", "backward_transfer": "BWT", "learning_accuracy": "when learned"}
 
 
@@ -53,22 +54,20 @@ def _told(cell: dict[str, Any]) -> dict[str, float]:
     return last | {title: METRICS[metric](R) for metric, title in TOLD.items()}
 
 
-def print_table(cells: Cells, labels: Sequence[str]) -> None:
+def print_table(strategies: Strategies) -> None:
     """Markdown: last scores, average, BWT and the mean when learned."""
-    columns = [*cells[0]["order"], *TOLD.values()]
+    columns = list(next(iter(next(iter(strategies.values())).values())))
     print(f"| | {' | '.join(columns)} | seeds |\n" + "|---" * (len(columns) + 2) + "|")
-    for label in labels:
-        if values := by_seed(cells, label):
-            told = [interval([each[column] for each in values.values()]) for column in columns]
-            print(f"| {label} | {' | '.join(told)} | {len(values)} |")
+    for label, values in strategies.items():
+        told = [interval([each[column] for each in values.values()]) for column in columns]
+        print(f"| {label} | {' | '.join(told)} | {len(values)} |")
 
 
-def print_paired(cells: Cells, labels: Sequence[str], other: str) -> None:
+def print_paired(strategies: Strategies, other: str) -> None:
     """Markdown: every strategy less another, seed by seed, with p of the paired t-test."""
-    theirs = by_seed(cells, other)
+    theirs = strategies[other]
     print(f"\n| less {other} | {' | '.join(TOLD.values())} | seeds |\n" + "|---" * (len(TOLD) + 2) + "|")
-    for label in labels:
-        mine = by_seed(cells, label)
+    for label, mine in strategies.items():
         seeds = sorted(set(mine) & set(theirs))
         if label != other and len(seeds) > 1:
             told = [_difference(mine, theirs, seeds, column) for column in TOLD.values()]
@@ -83,16 +82,15 @@ def _difference(mine: Values, theirs: Values, seeds: Sequence[int], column: str)
     return f"{found['mean']:+.1f} ± {found['mean'] - found['low']:.1f}{chance}"
 
 
-def write_page(cells: Cells, labels: Sequence[str], title: str, path: Path) -> None:
+def write_page(strategies: Strategies, title: str, path: Path) -> None:
     """Average and BWT of every strategy with intervals; dashed: the first strategy's."""
     from neurolora.report.figures import intervals
 
     pictures = []
-    values = {label: found for label in labels if (found := by_seed(cells, label))}
     for column, axis in (("average", "average after the last task"), ("BWT", "backward transfer (Eq. 9)")):
-        found = [student_interval([each[column] for each in mine.values()]) for mine in values.values()]
+        found = [student_interval([each[column] for each in mine.values()]) for mine in strategies.values()]
         drawn = [(f["mean"], f["low"] or f["mean"], f["high"] or f["mean"]) for f in found]
-        pictures.append(intervals(axis, "points", list(values), drawn, drawn[0][0]))
+        pictures.append(intervals(axis, "points", list(strategies), drawn, drawn[0][0]))
     about = "Means over seeds of the means over orders, with 95% intervals (Student's t). Dashed: the first."
     write_pictures(title, about, pictures, path)
 
@@ -109,14 +107,17 @@ def main() -> None:
     found = json.loads(arguments.results.read_text(encoding="utf-8"))["cells"]
     whole = [cell for cell in found if cell.get("complete", True)]
     cells = [cell for cell in whole if cell.get("scope", "stream") == "stream"]  # no bounds: they have no BWT
-    labels = list(dict.fromkeys(cell["label"] for cell in cells))
-    if unknown := set(arguments.against) - set(labels):
-        parser.error(f"--against {', '.join(unknown)}: the results have {', '.join(labels)}")
-    print_table(cells, labels)
+    labels = dict.fromkeys(cell["label"] for cell in cells)
+    strategies = {label: values for label in labels if (values := by_seed(cells, label))}
+    if not strategies:
+        parser.error(f"{arguments.results} has no strategy with all orders of a seed")
+    if unknown := set(arguments.against) - set(strategies):
+        parser.error(f"--against {', '.join(unknown)}: the results have {', '.join(strategies)}")
+    print_table(strategies)
     for other in arguments.against:
-        print_paired(cells, labels, other)
+        print_paired(strategies, other)
     if arguments.page:
-        write_page(cells, labels, arguments.title, arguments.page)
+        write_page(strategies, arguments.title, arguments.page)
 
 
 if __name__ == "__main__":

@@ -63,9 +63,7 @@ FanIn = Annotated[
 Level = Annotated[str, typer.Option("--coding-level", help="Cells that win: a count (500) or a share (0.3).")]
 ReadoutName = Annotated[str, typer.Option("--readout", help="ridge (Fly-CL) or associative (Fly Model).")]
 Alpha = Annotated[str, typer.Option("--alpha", help="The ridge penalty, or gcv to choose it.")]
-Seed = Annotated[
-    int, typer.Option("--seed", help="Of the expansion, and of what --limit draws.")
-]
+Seed = Annotated[int, typer.Option("--seed", help="Of the expansion, and of what --limit draws.")]
 StartFrom = Annotated[
     Path | None,
     typer.Option("--start-from", metavar="RUN", help="Go on learning from an earlier run's folder."),
