@@ -13,15 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from merging_table import interval
-from pictures_page import write_pictures
+from pictures_page import middle_and_ends, write_pictures
 
 from neurolora.continual.metrics import METRICS
+from neurolora.report.study_facts import difference
 from neurolora.studies.results import interval as student_interval
 from neurolora.studies.results import paired
 
@@ -70,16 +70,11 @@ def print_paired(strategies: Strategies, other: str) -> None:
     for label, mine in strategies.items():
         seeds = sorted(set(mine) & set(theirs))
         if label != other and len(seeds) > 1:
-            told = [_difference(mine, theirs, seeds, column) for column in TOLD.values()]
+            told = [
+                difference(paired(*([each[seed][column] for seed in seeds] for each in (mine, theirs))))
+                for column in TOLD.values()
+            ]
             print(f"| {label} | {' | '.join(told)} | {len(seeds)} |")
-
-
-def _difference(mine: Values, theirs: Values, seeds: Sequence[int], column: str) -> str:
-    found = paired([mine[seed][column] for seed in seeds], [theirs[seed][column] for seed in seeds])
-    assert found["mean"] is not None
-    assert found["low"] is not None
-    chance = "" if found["p"] is None else f", p {found['p']:.2g}"
-    return f"{found['mean']:+.1f} ± {found['mean'] - found['low']:.1f}{chance}"
 
 
 def write_page(strategies: Strategies, title: str, path: Path) -> None:
@@ -89,7 +84,7 @@ def write_page(strategies: Strategies, title: str, path: Path) -> None:
     pictures = []
     for column, axis in (("average", "average after the last task"), ("BWT", "backward transfer (Eq. 9)")):
         found = [student_interval([each[column] for each in mine.values()]) for mine in strategies.values()]
-        drawn = [(f["mean"], f["low"] or f["mean"], f["high"] or f["mean"]) for f in found]
+        drawn = [middle_and_ends(each) for each in found]
         pictures.append(intervals(axis, "points", list(strategies), drawn, drawn[0][0]))
     about = "Means over seeds of the means over orders, with 95% intervals (Student's t). Dashed: the first."
     write_pictures(title, about, pictures, path)

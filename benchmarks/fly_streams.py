@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from fly_learners import Centred, EwcHead, Joint, Logistic, NearestMean, RadialSvc, RawRidge, Sgd
 from merging_table import interval
-from pictures_page import write_pictures
+from pictures_page import middle_and_ends, write_pictures
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -223,7 +223,7 @@ def write_page(rows: Sequence[Row], path: Path) -> None:
         found = {
             method: student_interval([run["last"] for run in row["runs"]]) for method, row in mine.items()
         }
-        drawn = [(f["mean"], f["low"] or f["mean"], f["high"] or f["mean"]) for f in found.values()]
+        drawn = [middle_and_ends(each) for each in found.values()]
         best = max(f["mean"] for method, f in found.items() if method.startswith("joint"))
         pictures.append(intervals(name, "accuracy after the last step", list(found), drawn, best))
     about = (

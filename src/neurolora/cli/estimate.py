@@ -128,12 +128,7 @@ def estimate_command(
     AccuracyEstimator(measure, seed=seed).check_settings(takes="logits")  # before a model is loaded
     if calibration is not None:
         refuse_given(context, DECIDED, "estimate --calibration", "the calibration has decided that")
-    if split == "test":
-        do = "Calibrate on validation or train rows"
-        raise ConfigError(explain("estimate --split test", "test rows are for scores alone", do))
-    if split == "train" and calibration is None:
-        told = "WARNING: on rows that a model has learned from its accuracy is no guide to others"
-        messages().print(told, markup=False)
+    _check_split(split, is_used=calibration is None)
     saved = None if calibration is None else _read(calibration)
     options = {"measure": measure, "seed": seed, "size": size, **_noise(perturbations, strengths)}
     loaded = load_for_inference(adapter, base_model=base_model, dtype=dtype, device=device)
@@ -144,9 +139,7 @@ def estimate_command(
     else:
         labelled, request = _labelled(_request(loaded.task, calibrate, dataset_name), split, rows, seed)
         asked = load_unlabelled(request, data)
-        if size is not None and len(asked) < size:  # before the model runs
-            have = f"{data} has {len(asked)} rows"
-            raise DataError(explain(f"estimate --size {size}", have, f"Give at least {size} rows"))
+        _require_size(size, len(asked), data)
         known = _calibrate(loaded, request, labelled, {**options, "batch_size": batch_size})
         document = _document(known, request, loaded.model)
     unsaved = None if save is None else _save(save, document)
@@ -154,12 +147,33 @@ def estimate_command(
         found = _estimate(loaded, request, asked, known, batch_size)
     _tell(document, found, len(asked), as_json)
     if html is not None:
-        from neurolora.report.estimation import write_estimate_page
-
-        write_estimate_page(document, found, str(data), len(asked), html)
-        messages().print(f"wrote {html}", markup=False)
+        _write_page(document, found, data, len(asked), html)
     if unsaved is not None:
         raise unsaved
+
+
+def _check_split(split: str, *, is_used: bool) -> None:
+    """Raises ConfigError for test rows; warns of rows that the model was trained on, if they are used."""
+    if split == "test":
+        do = "Calibrate on validation or train rows"
+        raise ConfigError(explain("estimate --split test", "test rows are for scores alone", do))
+    if split == "train" and is_used:
+        told = "WARNING: on rows that a model has learned from its accuracy is no guide to others"
+        messages().print(told, markup=False)
+
+
+def _require_size(size: int | None, rows: int, data: Path) -> None:
+    """Raises DataError, before the model runs, for fewer rows than sets are to be measured by."""
+    if size is not None and rows < size:
+        found = f"{data} has {rows} rows"
+        raise DataError(explain(f"estimate --size {size}", found, f"Give at least {size} rows"))
+
+
+def _write_page(document: dict[str, Any], found: Estimate, data: Path, rows: int, html: Path) -> None:
+    from neurolora.report.estimation import write_estimate_page
+
+    write_estimate_page(document, found, str(data), rows, html)
+    messages().print(f"wrote {html}", markup=False)
 
 
 def _save(path: Path, document: dict[str, Any]) -> OutputError | None:

@@ -65,14 +65,15 @@ def differences(result: Result) -> TextTable:
     names = {row["id"]: row["name"] for row in result["rows"]}
     columns = ["", "less", *(column["name"] for column in result["columns"])]
     rows = [
-        [row["name"], names[other], *(_difference(found.get(column["id"])) for column in result["columns"])]
+        [row["name"], names[other], *(difference(found.get(column["id"])) for column in result["columns"])]
         for row in result["rows"]
         for other, found in row["against"].items()
     ]
     return TextTable(columns, rows)
 
 
-def _difference(found: Mapping[str, Any] | None) -> str:
+def difference(found: Mapping[str, Any] | None) -> str:
+    """`+2.3 ± 0.7, p 0.0051`: of `paired`, half of the 95% interval behind the sign."""
     if found is None:
         return ABSENT
     centre = f"{found['mean']:+.1f}"
@@ -132,7 +133,7 @@ def searches(result: Result) -> TextTable:
 def claims(result: Result) -> TextTable:
     """The paper's sentences with what these results say of them."""
     rows = [
-        [claim["say"], VERDICTS[claim["verdict"]], _difference(claim["difference"])]
+        [claim["say"], VERDICTS[claim["verdict"]], difference(claim["difference"])]
         for claim in result["claims"]
     ]
     return TextTable(["the paper says", "here", "difference"], rows)
