@@ -10,8 +10,9 @@ that a table can be built up over several sittings and machines.
 For MODEL and DATA see `real_tasks.py`; the strategies are those of `neurolora continual`, in a loop of this
 script's own, since each task has a head. The heads are the tasks' identity, which every row is given; the
 body is not. The first task of an order is trained as `real_merging.py` trains its parents, so FOLDER may be
-that benchmark's: those parents are taken, and they are also the bound of each task alone. Rates as there; the
-strategies' own settings are the best of CANDIDATES by `search`, on validation rows of a seed of its own.
+that benchmark's: those parents are taken. Rates as there; the strategies' own settings are the best of
+CANDIDATES by `search`, on validation rows of a seed of its own. The weight of silence had been chosen for
+merging, by test rows of seed 0.
 """
 
 from __future__ import annotations
@@ -76,11 +77,13 @@ ROWS = {
 }
 
 
+SILENCE = "silence_weight"  # of the adapter's training, and no strategy's
 #: What `search` tries: one order, one seed that `run` does not use, rows that are neither learned nor tested.
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "EWC+LoRA": [{"weight": weight} for weight in (1e2, 1e4, 1e5, 1e6, 1e7)],
     "O-LoRA": [{"weight": weight} for weight in (5e-4, 5e-3, 5e-2, 0.5, 5.0)],
     "protect": [{"weight": weight} for weight in (0.1, 1.0, 10.0, 100.0)],
+    "grow, quiet": [{SILENCE: weight} for weight in (1.0, 3.0, 10.0, 30.0, 100.0)],
 }
 SEARCH_SEED = 5
 
@@ -107,6 +110,19 @@ class Cell(NamedTuple):
     @property
     def settings(self) -> dict[str, Any]:
         return self.row.settings if self.tried is None else self.tried
+
+    @property
+    def method(self) -> str:
+        """How the adapter is trained; a search may try another weight of silence."""
+        own, weight = self.row.method, (self.tried or {}).get(SILENCE)
+        quiet = METHODS[own].quiet
+        return own if weight is None or quiet is None or weight == quiet.weight else f"{own}-at-{weight:g}"
+
+    @property
+    def knobs(self) -> Any:
+        """The strategy's own settings."""
+        own = {name: value for name, value in self.settings.items() if name != SILENCE}
+        return STRATEGIES[self.row.strategy].knobs(**own)
 
     @property
     def scored_on(self) -> str:
@@ -212,7 +228,7 @@ class State:
         cell, task = self.cell, TASKS[place]
         rows, labels = load(cell.arguments.data, cell.arguments.model, task, "train", TRAIN_ROWS)
         strategy = STRATEGIES[cell.row.strategy]
-        learner = strategy.learner(strategy.knobs(**cell.settings), self.memory, batch_loss)
+        learner = strategy.learner(cell.knobs, self.memory, batch_loss)
         torch.manual_seed(cell.seed + 1000 * stage)
         head = nn.Linear(384, labels)
         own = self.cell.folder / f"{stage}-run"
@@ -231,8 +247,8 @@ class State:
         from safetensors.torch import load_file
 
         cell = self.cell
-        parents.train(cell.arguments, cell.row.method, cell.seed, place)
-        own = parents.parent(cell.arguments.folder, cell.row.method, place, cell.seed)
+        parents.train(cell.arguments, cell.method, cell.seed, place)
+        own = parents.parent(cell.arguments.folder, cell.method, place, cell.seed)
         self.model = Heads(self._fresh_body(0))
         go_on_from(self.model.body, own)
         head.load_state_dict(load_file(own / parents.HEAD))
@@ -241,7 +257,7 @@ class State:
     def _fresh_body(self, stage: int) -> Any:
         from peft import get_peft_model
 
-        row = METHODS[self.cell.row.method]._replace(shared=False)
+        row = METHODS[self.cell.method]._replace(shared=False)
         config = adapter_config(row, self.cell.seed, stage)
         if hasattr(config, "init_seed"):
             config.init_seed = self.cell.seed + 1000 * stage
@@ -255,7 +271,7 @@ class State:
             put_beside(self.model.body, self.past)
 
     def _train(self, learner: Learner, stage: int, place: int, rows: Rows, head: nn.Linear) -> None:
-        cell, row = self.cell, METHODS[self.cell.row.method]
+        cell, row = self.cell, METHODS[self.cell.method]
         one = Classifier(self.model.body, head.in_features, head.out_features)
         one.head = head
         losses = learner.losses(self.model)

@@ -85,6 +85,11 @@ METHODS = {
     "neurolora-quiet-others": Trained("neurolora", 8e-3, SIDE, quiet=Quiet(30.0, OTHERS)),
     "flylora-quiet": Trained("flylora", 8e-3, (*DELTAS, *SIDE), quiet=Quiet(30.0)),
 }
+#: The other weights that were tried.
+METHODS |= {
+    f"neurolora-quiet-at-{weight:g}": Trained("neurolora", 8e-3, SIDE, quiet=Quiet(weight))
+    for weight in (1.0, 3.0, 10.0, 100.0)
+}
 #: What the others are compared with, seed by seed.
 OURS = ("neurolora-quiet", "concat x 1.0")
 
