@@ -3,9 +3,9 @@
     python benchmarks/continual_table.py RESULTS.json --against LoRA-Seq NeuroLoRA-Seq [--page PAGE.html]
 
 RESULTS.json is what `neurolora continual` or `real_continual.py` leaves: cells with `label`, `order`, `seed`
-and the matrix R. Orders are not independent of each other, so the unit is a seed: of each, the mean over its
-orders; then means over seeds with 95% intervals (Student's t). A seed that lacks an order is left out, as
-is told.
+and the matrix R. Of several files, with other orders, the rows that have all orders are told. Orders are not
+independent of each other, so the unit is a seed: of each, the mean over its orders; then means over seeds
+with 95% intervals (Student's t). A seed that lacks an order is left out, as is told.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from merging_table import interval
 from pictures_page import middle_and_ends, write_pictures
 
 from neurolora.continual.metrics import METRICS
+from neurolora.intervals import interval as student_interval
+from neurolora.intervals import paired
 from neurolora.report.study_facts import difference
-from neurolora.studies.results import interval as student_interval
-from neurolora.studies.results import paired
 
 Cells = list[dict[str, Any]]
 Values = dict[int, dict[str, float]]  # seed -> what is told of it
@@ -94,18 +94,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("results", type=Path)
+    parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--against", nargs="+", default=[], metavar="LABEL")
     parser.add_argument("--page", type=Path)
     parser.add_argument("--title", default="One task after another")
     arguments = parser.parse_args()
-    found = json.loads(arguments.results.read_text(encoding="utf-8"))["cells"]
+    found = [c for path in arguments.results for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
     whole = [cell for cell in found if cell.get("complete", True)]
     cells = [cell for cell in whole if cell.get("scope", "stream") == "stream"]  # no bounds: they have no BWT
     labels = dict.fromkeys(cell["label"] for cell in cells)
     strategies = {label: values for label in labels if (values := by_seed(cells, label))}
     if not strategies:
-        parser.error(f"{arguments.results} has no strategy with all orders of a seed")
+        parser.error("no strategy has all orders of a seed")
     if unknown := set(arguments.against) - set(strategies):
         parser.error(f"--against {', '.join(unknown)}: the results have {', '.join(strategies)}")
     print_table(strategies)

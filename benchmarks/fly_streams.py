@@ -43,8 +43,8 @@ from neurolora.fly.backbone import Backbone, BackboneSettings
 from neurolora.fly.data import LabelledSource, load_labelled
 from neurolora.fly.features import default_cache, extract_features
 from neurolora.fly.stream import class_steps, run_stream
+from neurolora.intervals import interval as student_interval
 from neurolora.provenance import environment
-from neurolora.studies.results import interval as student_interval
 
 SEARCH_SEEDS = (100, 101, 102)  # of the class orders by which settings are chosen
 

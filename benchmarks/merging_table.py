@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from neurolora.files import write_json
+from neurolora.intervals import interval as student_interval
 from neurolora.provenance import environment
 from neurolora.report.study_facts import spread
-from neurolora.studies.results import interval as student_interval
 
 MERGES: dict[str, dict[str, Any]] = {
     "linear": {"method": "linear"},

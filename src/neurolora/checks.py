@@ -1,7 +1,7 @@
-"""Settings that are numbers, checked one by one.
+"""Settings that are numbers, checked one by one; and what has changed from one set of settings to another.
 
-Room: the floor, above errors. Estimators call it, which by scikit-learn's manners check when they are fitted;
-configs that stop at the door are pydantic's business.
+Room: the floor, above errors. Estimators call the checks, which by scikit-learn's manners check when they are
+fitted; configs that stop at the door are pydantic's business.
 """
 
 from __future__ import annotations
@@ -31,3 +31,19 @@ def positive(value: Any, name: str, *, zero: bool = False) -> float:
 def is_number(value: Any) -> bool:
     """A real number of any library; True and False are none."""
     return not isinstance(value, bool) and isinstance(value, numbers.Real)  # numpy's bool is no Real
+
+
+def changes(before: Any, now: Any, name: str) -> list[str]:
+    """`strategies[1].settings.weight was 100.0, is 10.0`: each plain value by which two documents differ.
+
+    Mappings are compared key by key, lists of one length place by place; others as they are.
+    """
+    if before == now:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        pairs = [(f"{name}.{key}", before.get(key), now.get(key)) for key in {**before, **now}]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [(f"{name}[{place}]", *pair) for place, pair in enumerate(zip(before, now, strict=True))]
+    else:
+        return [f"{name} was {before!r}, is {now!r}"]
+    return [change for place, old, new in pairs for change in changes(old, new, place)]

@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -52,6 +52,27 @@ def environment() -> dict[str, Any]:
         "device": _device(),
         "git": git_state(Path(__file__).resolve().parent),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def made_by(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where a result comes from whose parts were made in several `environment()`s, as plain JSON values.
+
+    Keys: `commits` and `dirty` of all that tell, `devices`, `versions` (each with all that were found),
+    `first` and `last` in time; of no environments all are empty.
+    """
+    gits = [environment.get("git") or {} for environment in environments]
+    times = sorted(environment["time"] for environment in environments)
+    return {
+        "commits": sorted({git["commit"] for git in gits if "commit" in git}),
+        "dirty": any(git.get("dirty") for git in gits),
+        "devices": sorted({f"{made['device']}, {made['cpu_count']} cores" for made in environments}),
+        "versions": {
+            name: sorted({str(made["versions"].get(name)) for made in environments})
+            for name in ("python", *PACKAGES)
+        },
+        "first": times[0] if times else None,
+        "last": times[-1] if times else None,
     }
 
 

@@ -95,8 +95,9 @@ PLACES: dict[str, Callable[[], None]] = {
 
 
 def note(events: Path) -> None:
-    """Write down each training run that ends and each score that is noted."""
+    """Write down each optimizer step, each training run that ends and each score that is noted."""
     train, score = NeuroLoraTrainer.train, state.CellState.add_score
+    step = NeuroLoraCallback.on_step_end
 
     def trained(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = train(self, *args, **kwargs)
@@ -104,12 +105,18 @@ def note(events: Path) -> None:
             file.write(f"trained {Path(self.args.output_dir).parent.name} {self.state.global_step}\n")
         return result
 
+    def stepped(self: Any, args: Any, state: Any, control: Any, **others: Any) -> Any:
+        with events.open("a") as file:
+            file.write(f"step {Path(args.output_dir).parent.name} {state.global_step}\n")
+        return step(self, args, state, control, **others)
+
     def scored(self: Any, after: int, task: str, value: Any) -> None:
         with events.open("a") as file:
             file.write(f"scored {after} {task}\n")
         score(self, after, task, value)
 
     NeuroLoraTrainer.train, state.CellState.add_score = trained, scored
+    NeuroLoraCallback.on_step_end = stepped
 
 
 def run(stream: Path, output: Path, place: str | None) -> int:

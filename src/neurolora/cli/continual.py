@@ -95,7 +95,8 @@ def _run(stream: StreamConfig, overwrite: bool) -> StreamResult:
 def _gathered(stream: StreamConfig) -> StreamResult:
     from neurolora.continual.run import gather
 
-    return gather(stream)
+    console = messages()
+    return gather(stream, lambda text: console.print(text, markup=False))
 
 
 def _show(found: StreamResult, as_json: bool) -> None:
@@ -128,9 +129,10 @@ def summary_table(summary: dict[str, Any]) -> Any:
 
     columns, rows = table_rows(summary)
     tasks = range(1, 1 + len(summary["tasks"]))
-    kept = [*range(1 + len(tasks)), *(columns.index(name) for name in MAIN), len(columns) - 1]
+    rest = range(columns.index("runs"), len(columns))
+    kept = [*range(1 + len(tasks)), *(columns.index(name) for name in MAIN), *rest]
     shown = [[_mean_alone(row[i]) if i in tasks else row[i] for i in kept] for row in rows]
-    title = "After the last task, in percent (mean; of metrics with the 95% interval)"
+    title = "After the last task, in percent (mean; of metrics ± half of the 95% interval over seeds)"
     return plain_table(title, [columns[i] for i in kept], shown)
 
 

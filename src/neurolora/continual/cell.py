@@ -15,13 +15,14 @@ the one before was learned in this process.
 from __future__ import annotations
 
 import itertools
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from neurolora.continual.config import StrategyEntry, StreamConfig, label_of, method_of
 from neurolora.continual.learner import Learner, training_data
@@ -30,7 +31,7 @@ from neurolora.continual.processes import processes
 from neurolora.continual.scoring import Scorer, device_of, load_as_trained
 from neurolora.continual.state import CellState, load_state
 from neurolora.continual.strategies import ROUTED
-from neurolora.continual.use import USE, measure_use, write_use
+from neurolora.continual.use import USE, UseRows, measure_use, write_use
 from neurolora.continual.weights import go_on_from, put_beside, take_over
 from neurolora.errors import DataError, explain
 from neurolora.evaluation.loading import placed
@@ -38,6 +39,7 @@ from neurolora.files import clear_unfinished
 from neurolora.training import setup
 from neurolora.training.checkpoints import list_checkpoints
 from neurolora.training.config import TrainingConfig
+from neurolora.training.peak import PeakMemory
 from neurolora.training.run import RunHooks, run_training
 
 Notify = Callable[[str], None]
@@ -85,11 +87,17 @@ class Cell:
         return self.task_folder(stage) / ("adapter" if is_one_of_many else "run")
 
     def published(self, stage: int) -> Path:
-        """The same, for those who are about to read it. Raises DataError if it is not there."""
+        """The same, for those who are about to read it. Raises DataError if it is not there, or not whole."""
         folder = self.adapter(stage)
-        if not any(folder.glob("*.safetensors")):
+        found = "" if any(folder.glob("*.safetensors")) else f"there are no weights in {folder}"
+        for path in folder.glob("*.safetensors"):
+            try:
+                safe_open(path, "pt")  # reads the table of tensors alone, which must fit the file's length
+            except SafetensorError as error:
+                found = f"{path} is damaged ({error})"
+        if found:
             do = f"Put them back, or remove {self.folder} to run the cell anew"
-            raise DataError(explain(f"going on with {self.name}", f"there are no weights in {folder}", do))
+            raise DataError(explain(f"going on with {self.name}", found, do))
         return folder
 
     def past(self, stage: int) -> Path | None:
@@ -107,13 +115,13 @@ def run_cell(cell: Cell, scorer: Scorer, notify: Notify) -> bool:
 
     In a distributed run all processes train; the main one alone publishes, scores and writes.
     """
-    is_main, worked = processes(cell.config).is_main_process, False
+    is_main, worked, rows = processes(cell.config).is_main_process, False, UseRows()
     if is_main:
         cell.folder.mkdir(parents=True, exist_ok=True)
         clear_unfinished(cell.folder)
     for stage, tasks in enumerate(cell.stages):
         processes(cell.config).wait_for_everyone()
-        state = load_state(cell.folder, cell.order, notify)
+        state = load_state(cell.folder, cell.order, _silent if stage else notify)
         if state.learned <= stage:
             worked = True
             notify(f"{cell.name}: learning {', '.join(tasks)} ({stage + 1} of {len(cell.stages)})")
@@ -123,16 +131,23 @@ def run_cell(cell: Cell, scorer: Scorer, notify: Notify) -> bool:
                 state.add_task(_settle(cell, stage, learner, summary, started))
                 state.save(cell.folder)
         if is_main:
-            worked = _measure(cell, stage, state, scorer, notify) or worked
+            worked = _measure(cell, stage, state, scorer, rows, notify) or worked
             _clean(cell, stage)  # last: until a score is saved, the state before this one needs the memory
     return worked
+
+
+def _silent(text: str) -> None:
+    """Of a damaged state it is enough to hear once."""
 
 
 def _settle(
     cell: Cell, stage: int, learner: Learner, summary: dict[str, Any], started: float
 ) -> dict[str, Any]:
-    """Publish the adapter, keep what the next stage needs; what the stage has cost."""
-    trained = time.perf_counter()
+    """Publish the adapter, keep what the next stage needs; what the stage has cost.
+
+    peak_bytes: by how much the process has grown at most, while it trained or in what came after.
+    """
+    trained, peak = time.perf_counter(), PeakMemory()
     _publish(cell, stage, learner)
     memory = _remember(cell, stage, learner)
     memory.save(cell.memory(stage))
@@ -142,9 +157,15 @@ def _settle(
         "after_seconds": round(time.perf_counter() - trained, 3),
         "memory_bytes": memory.nbytes,
         "adapter_bytes": sum(path.stat().st_size for path in cell.adapter(stage).glob("*.safetensors")),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": _greater(summary.get("peak_bytes"), peak.bytes),
         "trainable_parameters": summary["trainable_parameters"],
     }
+
+
+def _greater(one: int | None, other: int | None) -> int | None:
+    """The greater of two, where it is known."""
+    known = [value for value in (one, other) if value is not None]
+    return max(known) if known else None
 
 
 def _learner(cell: Cell, stage: int) -> Learner:
@@ -217,7 +238,7 @@ def _clean(cell: Cell, stage: int) -> None:
         shutil.rmtree(cell.memory(stage - 1), ignore_errors=True)
 
 
-def _measure(cell: Cell, stage: int, state: CellState, scorer: Scorer, notify: Notify) -> bool:
+def _measure(cell: Cell, stage: int, state: CellState, scorer: Scorer, rows: UseRows, notify: Notify) -> bool:
     """What is missing of this row of R, and which ranks each task so far uses; whether anything was missing.
 
     The adapter is loaded once for both, and only if there is something to do.
@@ -234,7 +255,7 @@ def _measure(cell: Cell, stage: int, state: CellState, scorer: Scorer, notify: N
         state.save(cell.folder)
     if wants_use:
         so_far = {task: cell.training(place) for place, task in enumerate(cell.order[: stage + 1])}
-        write_use(cell.task_folder(stage), measure_use(loaded, so_far))
+        write_use(cell.task_folder(stage), measure_use(loaded, so_far, rows))
     return True
 
 

@@ -99,7 +99,11 @@ class EwcLoss(EveryStep):
 
 
 class EwcLearner(Learner):
-    """Keeps the Fisher information and the anchor: twice the adapter's size, whatever the number of tasks."""
+    """Elastic weight consolidation (Kirkpatrick et al., 2017, arXiv 1612.00796; online: 1805.06370).
+
+    Keeps the Fisher information and the anchor: twice the trained weights in float32, whatever the number of
+    tasks.
+    """
 
     def losses(self, model: nn.Module) -> list[ExtraLoss]:
         """None for the first task."""

@@ -60,7 +60,9 @@ def training_data(config: TrainingConfig, model: Any, tokenizer: Any) -> TaskDat
 
 
 class Learner:
-    """Sequential fine-tuning: the adapter goes on from task to task, and nothing holds it back.
+    """Sequential fine-tuning (the papers' ...-Seq): the adapter goes on, and nothing holds it back.
+
+    Keeps nothing. It is also the learner of the bounds, to which no adapter goes on (`Strategy.carry`).
 
     knobs: the strategy's settings. memory: what `remember` returned after the task before. batch_loss: the
     model's loss on a batch, without what the tuner adds to it.

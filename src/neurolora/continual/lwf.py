@@ -89,7 +89,10 @@ def _asked(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class LwfLearner(Learner):
-    """Keeps nothing but the adapter that the task starts from."""
+    """Learning without forgetting (Li and Hoiem, 2016, arXiv 1606.09282).
+
+    Keeps nothing but that there was a task; while one is learned, a copy of the weights that it started from.
+    """
 
     def losses(self, model: nn.Module) -> list[ExtraLoss]:
         """None for the first task, which has no before."""

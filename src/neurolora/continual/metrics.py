@@ -7,9 +7,7 @@ that was not measured is NaN; what a metric needs must be there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -75,41 +73,6 @@ def intransigence(R: ArrayLike, alone: ArrayLike) -> float:
     matrix = _checked(R, "intransigence")
     free = _row(alone, len(matrix), "alone")
     return float(_known(free - matrix.diagonal(), "intransigence").mean())
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with the ends of its bootstrap interval, and of how many values it is."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"mean": self.mean, "low": self.low, "high": self.high, "count": self.count}
-
-
-def bootstrap_interval(
-    values: Sequence[float], *, level: float = 0.95, draws: int = 10_000, seed: int = 0
-) -> Interval:
-    """Mean over runs, and the percentile bootstrap interval of that mean: the same for the same values.
-
-    With one value the interval is that value: nothing is known about its spread. With a handful of values the
-    interval is too narrow, as percentile intervals are (five values at 95%: about 88% of the time). Raises
-    DataError for no values or one that is not finite.
-    """
-    given = _known(np.asarray(values, dtype=np.float64), "a mean over runs")
-    if not given.size:
-        raise DataError(explain("a mean over runs", "there are no runs", "Finish one run at least"))
-    mean = float(given.mean())
-    if given.size == 1:
-        return Interval(mean, mean, mean, 1)
-    places = np.random.default_rng(seed).integers(given.size, size=(draws, given.size))
-    means = given[places].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high), int(given.size))
 
 
 #: Metrics of R alone, by the names that tables and files use.

@@ -57,7 +57,11 @@ def _active(layer: NeuroLoraLayer) -> Tensor:
 
 
 class ProtectLearner(Learner):
-    """Keeps how often each rank was active in earlier tasks, r numbers a module; B is the adapter's own."""
+    """Ours: `core.orthogonality.protection_loss` on what the task changes of B.
+
+    Keeps how often each rank was active in earlier tasks, r numbers a module, whatever the number of tasks;
+    while a task is learned also a copy of B, which is the adapter's own and not kept.
+    """
 
     def losses(self, model: nn.Module) -> list[ExtraLoss]:
         """None for the first task."""

@@ -47,7 +47,10 @@ class ReplayLoss(EveryStep):
 
 
 class ReplayLearner(Learner):
-    """Keeps `rows` rows of each task as token ids: grows with the number of tasks."""
+    """Experience replay (Chaudhry et al., 2019, arXiv 1902.10486).
+
+    Keeps `rows` rows of each task as token ids: grows with the number of tasks.
+    """
 
     def losses(self, model: nn.Module) -> list[ExtraLoss]:
         """None for the first task."""

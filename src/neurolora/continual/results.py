@@ -8,32 +8,37 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
 from neurolora import markdown
 from neurolora.continual.config import StrategyEntry, StreamConfig, adapter_of, label_of, method_of
-from neurolora.continual.metrics import METRICS, bootstrap_interval, forward_transfer, intransigence
+from neurolora.continual.metrics import METRICS, forward_transfer, intransigence
 from neurolora.continual.state import load_state
 from neurolora.errors import DataError
 from neurolora.files import write_json, write_text
-from neurolora.provenance import environment, fingerprint_json
+from neurolora.intervals import bootstrap_interval, interval
+from neurolora.provenance import fingerprint_json, made_by
 
 RESULTS, CSV, TABLE = "results.json", "R.csv", "table.md"
 
 
-def read_cells(config: StreamConfig, folder: Path) -> list[dict[str, Any]]:
-    """Every cell that has begun: label, order, seed, R, scores, costs, and whether it is complete."""
+def read_cells(config: StreamConfig, folder: Path, notify: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Every cell that has begun: label, order, seed, R, scores, costs, where it was made, and whether it is
+    complete. `notify` is told of damaged states."""
     from neurolora.continual.cell import cells
 
     found = []
     for cell in cells(config, folder):
         if not cell.folder.is_dir():
             continue
-        state = load_state(cell.folder, cell.order, lambda text: None)
+        state = load_state(cell.folder, cell.order, notify)
         R = state.matrix()
         found.append(
             {
@@ -41,15 +46,28 @@ def read_cells(config: StreamConfig, folder: Path) -> list[dict[str, Any]]:
                 "method": method_of(config, cell.entry),
                 "trained_as": trained_as(config, cell.entry),
                 "scope": cell.entry.row.scope,
+                "needs_task": cell.entry.row.needs_task,
                 "order": cell.order,
                 "order_number": int(cell.folder.name.split("-")[1]),
                 "seed": cell.seed,
                 "R": R if cell.entry.row.scope == "stream" else _bound(R, cell.entry.row.scope),
                 "scores": state.scores,
                 "costs": state.costs,
+                "environments": _environments(cell.folder),
                 "complete": _is_complete(R, cell.entry.row.scope),
             }
         )
+    return found
+
+
+def _environments(cell: Path) -> list[dict[str, Any]]:
+    """Where each task's training run was made; a damaged note tells nothing."""
+    found = []
+    for path in sorted(cell.glob("tasks/*/run/env.json")):
+        with contextlib.suppress(OSError, ValueError):
+            told = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(told, dict) and {"versions", "device", "cpu_count", "time"} <= set(told):
+                found.append(told)
     return found
 
 
@@ -75,7 +93,9 @@ def _is_complete(R: list[list[float]], scope: str) -> bool:
 def summarise(config: StreamConfig, before: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
     """All cells with their metrics, and for each label the means over orders and seeds with intervals."""
     alone = _alone(found)
+    environments = [each for cell in found for each in cell["environments"]]
     for cell in found:
+        cell["environment"] = made_by(cell.pop("environments"))
         free = alone.get((cell["trained_as"], cell["seed"]))
         cell["metrics"] = _metrics(cell, before, free) if cell["complete"] else {}
     labels = list(dict.fromkeys(cell["label"] for cell in found))
@@ -85,7 +105,7 @@ def summarise(config: StreamConfig, before: dict[str, Any], found: list[dict[str
         "rows": [_row(config, label, [c for c in found if c["label"] == label]) for label in labels],
         "cells": found,
         "config": config.resolved(),
-        "environment": environment(),
+        "environment": made_by(environments),
     }
 
 
@@ -117,21 +137,32 @@ def _metrics(
 def _row(config: StreamConfig, label: str, mine: list[dict[str, Any]]) -> dict[str, Any]:
     """The means of a label's finished cells: each task's last accuracy, and the metrics."""
     done = [cell for cell in mine if cell["complete"]]
-    last = {task: [_last(cell, task) for cell in done] for task in config.task_names}
-    measured = [cell["metrics"] for cell in done]
-    names = list(dict.fromkeys(name for one in measured for name in one))
+    names = list(dict.fromkeys(name for cell in done for name in cell["metrics"]))
+    tasks = config.task_names if done else []
     return {
         "label": label,
         "cells": len(mine),
         "complete": len(done),
-        "accuracy": {task: bootstrap_interval(values).to_dict() for task, values in last.items() if values},
+        "needs_task": mine[0]["needs_task"],
+        "accuracy": {
+            task: _over_seeds([(cell["seed"], _last(cell, task)) for cell in done]) for task in tasks
+        },
         "metrics": {
-            name: bootstrap_interval(
-                [cell["metrics"][name] for cell in done if name in cell["metrics"]]
-            ).to_dict()
+            name: _over_seeds([(c["seed"], c["metrics"][name]) for c in done if name in c["metrics"]])
             for name in names
         },
     }
+
+
+def _over_seeds(values: list[tuple[int, float]]) -> dict[str, Any]:
+    """(seed, value) of each cell -> the mean, with Student's interval and a bootstrap's, over seeds.
+
+    The orders of a seed share its rows and starts and are no runs of their own: of each seed the mean over
+    its orders counts.
+    """
+    seeds = dict.fromkeys(seed for seed, _ in values)
+    each = [mean(value for one, value in values if one == seed) for seed in seeds]
+    return {**interval(each), "bootstrap": bootstrap_interval(each)}
 
 
 def _last(cell: dict[str, Any], task: str) -> float:
@@ -151,26 +182,30 @@ TITLES = {
 
 
 def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str | None]]]:
-    """Column names and, for each label, `mean [low, high]` of each task's last accuracy and each metric.
+    """Column names and, for each label, `mean ± half an interval` of last accuracies and metrics.
 
-    The column `runs` counts the cells that are complete, of those that have begun.
+    The column `runs` counts the cells that are complete, of those that have begun. Where a row must be told
+    which task an input is of, a last column says so.
     """
     tasks, titles = summary["tasks"], TITLES
+    some_need = any(row["needs_task"] for row in summary["rows"])
     rows: list[list[str | None]] = []
     for row in summary["rows"]:
         values = [row["accuracy"].get(task) for task in tasks] + [row["metrics"].get(m) for m in titles]
         runs = (
             str(row["complete"]) if row["complete"] == row["cells"] else f"{row['complete']}/{row['cells']}"
         )
-        rows.append([row["label"], *map(_shown, values), runs])
-    return ["strategy", *tasks, *titles.values(), "runs"], rows
+        need = [["no", "yes"][row["needs_task"]]] if some_need else []
+        rows.append([row["label"], *map(_shown, values), runs, *need])
+    need = ["needs the task"] if some_need else []
+    return ["strategy", *tasks, *titles.values(), "runs", *need], rows
 
 
 def _shown(value: dict[str, Any] | None) -> str | None:
     if value is None:
         return None
-    mean = f"{value['mean']:.1f}"
-    return mean if value["count"] < 2 else f"{mean} [{value['low']:.1f}, {value['high']:.1f}]"
+    middle = f"{value['mean']:.1f}"
+    return middle if value["low"] is None else f"{middle} ± {value['mean'] - value['low']:.1f}"
 
 
 def write_results(folder: Path, summary: dict[str, Any]) -> None:
@@ -186,19 +221,12 @@ def to_csv(summary: dict[str, Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["label", "order", "seed", "after", "task", "value", "stderr", "n", "metric"])
     for cell in summary["cells"]:
-        for after, scores in enumerate(cell["scores"]):
+        order = " ".join(cell["order"])
+        for place, scores in enumerate(cell["scores"]):
+            after = order if cell["scope"] == "together" else cell["order"][place]
             for task, score in scores.items():
                 values = [score["value"], score["stderr"], score["n"], score["metric"]]
-                writer.writerow(
-                    [
-                        cell["label"],
-                        " ".join(cell["order"]),
-                        cell["seed"],
-                        cell["order"][after],
-                        task,
-                        *values,
-                    ]
-                )
+                writer.writerow([cell["label"], order, cell["seed"], after, task, *values])
     return text.getvalue()
 
 

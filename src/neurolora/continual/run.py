@@ -3,7 +3,7 @@
 Room: continual. `run_continual` is what `neurolora continual` calls; the page is made by the command line
 from what this leaves.
 
-    config.yaml, env.json   what was asked; where it ran
+    config.yaml             what was asked
     inputs.json             fingerprints of the model and of each task's rows
     before.json             the base model's scores: what forward transfer is counted from
     cells/LABEL/order-0-seed-0/   one cell each (`cell.py`)
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neurolora.checks import changes
 from neurolora.continual.cell import cells, run_cell
 from neurolora.continual.config import StreamConfig
 from neurolora.continual.preflight import INPUTS, read_inputs, require_ready, require_same_inputs
@@ -29,13 +30,12 @@ from neurolora.continual.scoring import Scorer, load_as_trained
 from neurolora.errors import ConfigError, DataError, OutputError, explain
 from neurolora.files import NEW, write_json, write_text
 from neurolora.locks import alone_in
-from neurolora.provenance import environment
 from neurolora.training.config import to_yaml
 from neurolora.yaml_lines import read_yaml
 
-CONFIG, ENVIRONMENT, BEFORE = "config.yaml", "env.json", "before.json"
+CONFIG, BEFORE = "config.yaml", "before.json"
 #: All that a comparison leaves, in the order in which `--overwrite` removes it.
-OURS = (CONFIG, "cells", BEFORE, INPUTS, ENVIRONMENT, RESULTS, CSV, TABLE, "report.html")
+OURS = (CONFIG, "cells", BEFORE, INPUTS, "env.json", RESULTS, CSV, TABLE, "report.html")
 #: What may differ when a comparison is gone on with: no number depends on it, or what is there stays.
 MAY_CHANGE = frozenset({"output_dir"})
 #: Of `eval`: rows at once, for whoever ran out of memory; scores differ by rounding at most.
@@ -89,7 +89,7 @@ def _run_cells(config: StreamConfig, folder: Path, overwrite: bool, progress: bo
         if is_main:
             _open_folder(config, folder, overwrite)
             _score_base(config, folder, scorer, notify)
-    before, worked = _read_before(folder), False
+    before, worked = _read_before(config, folder), False
     for cell in cells(config, folder, progress):
         worked = run_cell(cell, scorer, notify)
         if worked and is_main:
@@ -98,27 +98,37 @@ def _run_cells(config: StreamConfig, folder: Path, overwrite: bool, progress: bo
         _gather(config, folder, before)
 
 
-def gather(config: StreamConfig) -> StreamResult:
-    """Write the results of what is there; nothing is run. Raises DataError where nothing was begun, and
-    ConfigError for a folder of another config."""
+def gather(config: StreamConfig, notify: Notify = lambda text: None) -> StreamResult:
+    """Write the results of what is there; nothing is run. `notify` is told of damaged states.
+
+    Raises DataError where nothing was begun, and ConfigError for a folder of another config.
+    """
     folder = Path(config.output_dir)
     try:
-        before = _read_before(folder)
+        before = _read_before(config, folder)
     except (OSError, ValueError) as error:
         found, do = f"there is no {BEFORE} that can be read", "Give the command without --report"
         raise DataError(explain(f"results of the stream in {folder}", found, do)) from error
     _require_same(config, folder / CONFIG)
-    return StreamResult(folder, _gather(config, folder, before))
+    return StreamResult(folder, _gather(config, folder, before, notify))
 
 
-def _gather(config: StreamConfig, folder: Path, before: dict[str, Any]) -> dict[str, Any]:
-    summary = summarise(config, before, read_cells(config, folder))
+def _gather(
+    config: StreamConfig, folder: Path, before: dict[str, Any], notify: Notify = lambda text: None
+) -> dict[str, Any]:
+    """The results of what is there, written; while cells run, these have told of what is damaged."""
+    summary = summarise(config, before, read_cells(config, folder, notify))
     write_results(folder, summary)
     return summary
 
 
-def _read_before(folder: Path) -> dict[str, Any]:
+def _read_before(config: StreamConfig, folder: Path) -> dict[str, Any]:
+    """The base model's score of each task. Raises OSError or ValueError where they are not all there."""
     found: dict[str, Any] = json.loads((folder / BEFORE).read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not all(
+        isinstance(found.get(task), dict) and "value" in found[task] for task in config.task_names
+    ):
+        raise ValueError("it does not have the scores of all tasks")
     return found
 
 
@@ -131,7 +141,6 @@ def _open_folder(config: StreamConfig, folder: Path, overwrite: bool) -> None:
         _remove_comparison(folder)
     write_text(folder / CONFIG, to_yaml(config.resolved()))
     write_json(folder / INPUTS, inputs)
-    write_json(folder / ENVIRONMENT, environment())
 
 
 def require_fitting_folder(
@@ -171,9 +180,10 @@ def _require_same(config: StreamConfig, path: Path) -> None:
     """
     (before, _), now = read_yaml(path), config.resolved()
     changed = [
-        f"{name} was {before.get(name)!r}, is {now[name]!r}"
+        change
         for name in now
         if name not in MAY_CHANGE and not _goes_on(name, before.get(name), now[name])
+        for change in changes(before.get(name), now[name], name)
     ]
     if changed:
         do = f"Give the settings of {path}, choose another output_dir, or replace the run with --overwrite"
@@ -192,10 +202,13 @@ def _goes_on(name: str, before: Any, now: Any) -> bool:
 
 
 def _score_base(config: StreamConfig, folder: Path, scorer: Scorer, notify: Notify) -> None:
-    """The base model's scores on every task, once; again if the file is damaged."""
-    with contextlib.suppress(OSError, ValueError):
-        _read_before(folder)
+    """The base model's scores on every task, once; again if the file is damaged, as is told."""
+    try:
+        _read_before(config, folder)
         return
-    notify("scoring the base model")
+    except FileNotFoundError:
+        notify("scoring the base model")
+    except (OSError, ValueError) as error:
+        notify(f"{folder / BEFORE} is damaged ({error}); scoring the base model again")
     base = load_as_trained(None, config.any_training(config.strategies[0], config.task_names[0]))
     write_json(folder / BEFORE, dict(scorer.score(base, config.task_names)))

@@ -29,7 +29,8 @@ class Strategy:
     carry: what becomes of the earlier tasks' adapter (`learner.Carry`). stores: what passes from task to task
     beside the adapter. grows: whether that, or the adapter, grows with the number of tasks. methods: the
     adapters that it works with. default_method: where a config names none. scope: `stream` learns task after
-    task; the bounds are `alone`, each task by itself, and `together`, all rows at once.
+    task; the bounds are `alone`, each task by itself, and `together`, all rows at once. needs_task: whether
+    it must be told which task an input is of when it is used.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Strategy:
     methods: tuple[str, ...] = (*ADAPTERS, "full")
     default_method: str = "neurolora"
     scope: str = "stream"
+    needs_task: bool = False
 
 
 _ROWS = (
@@ -111,7 +113,10 @@ _ROWS = (
         "a bound",
         Learner,
         carry="nothing",
+        stores="an adapter for each task",
+        grows=True,
         scope="alone",
+        needs_task=True,
     ),
     Strategy(
         "together",

@@ -7,14 +7,16 @@ alone. Written as `use.json` beside a task's run, and measured again where it is
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neurolora.continual.learner import training_data
+from neurolora.continual.learner import TaskData, training_data
 from neurolora.continual.protect import active_frequencies
 from neurolora.errors import DataError, explain
 from neurolora.evaluation import Loaded
 from neurolora.files import write_json
+from neurolora.training import setup
 from neurolora.training.config import TrainingConfig
 
 USE = "use.json"
@@ -23,11 +25,26 @@ SAMPLES, BATCH = 64, 16
 Use = dict[str, dict[str, list[float]]]
 
 
-def measure_use(loaded: Loaded, tasks: dict[str, TrainingConfig]) -> Use:
-    """Of each task on some of its training rows, the same ones at every call; to six digits."""
+@dataclass
+class UseRows:
+    """The rows of each task of a cell that use is measured on, encoded once a process: after T tasks each has
+    been measured T times."""
+
+    chosen: dict[str, list[Any]] = field(default_factory=dict)
+
+    def of(self, task: str, config: TrainingConfig, loaded: Loaded) -> TaskData:
+        """Some of a task's training rows, the same ones at every call. Raises DataError."""
+        if task not in self.chosen:
+            self.chosen[task] = training_data(config, loaded.model, loaded.tokenizer).some(SAMPLES)
+        device = next(loaded.model.parameters()).device
+        return TaskData(self.chosen[task], setup.collator(loaded.tokenizer, device), config.train.seed)
+
+
+def measure_use(loaded: Loaded, tasks: dict[str, TrainingConfig], rows: UseRows) -> Use:
+    """Of each task on its rows; to six digits."""
     found: Use = {}
     for name, config in tasks.items():
-        data = training_data(config, loaded.model, loaded.tokenizer)
+        data = rows.of(name, config, loaded)
         active = active_frequencies(loaded.model, data, SAMPLES, BATCH)
         found[name] = {module: [round(f, 6) for f in share.tolist()] for module, share in active.items()}
     return found

@@ -186,7 +186,10 @@ def bar_pictures(facts: StreamFacts) -> list[Picture]:
 
     def interval(label: str, name: str) -> Interval | None:
         value = metrics[label].get(name)
-        return None if value is None else (value["mean"], value["low"], value["high"])
+        if value is None:
+            return None
+        middle = value["mean"]
+        return (middle, middle, middle) if value["low"] is None else (middle, value["low"], value["high"])
 
     pairs = {
         label: (interval(label, "average_accuracy"), interval(label, "learning_accuracy"))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from neurolora.continual.config import label_of
-from neurolora.continual.results import trained_as
+from neurolora.continual.results import RESULTS, trained_as
 from neurolora.evaluation.task_scores import METRICS
 from neurolora.report.continual_facts import CellFacts, StreamFacts
 from neurolora.report.page import number
@@ -33,8 +33,8 @@ def strategy_rows(facts: StreamFacts) -> list[list[str]]:
                 label,
                 f"{row.name} with {facts.method(label)}: {row.about}",
                 CARRIED[row.carry] + kept,
-                "yes" if row.grows or row.scope == "alone" else "no",
-                "needed: an adapter for each task" if row.scope == "alone" else "not needed",
+                "yes" if row.grows else "no",
+                "needed" if row.needs_task else "not needed",
                 row.source,
             ]
         )
@@ -52,18 +52,18 @@ def task_rows(facts: StreamFacts) -> list[list[str]]:
 
 
 def interval_note(facts: StreamFacts) -> str:
-    """What the brackets of the summary mean, and over how many cells."""
+    """What the intervals of the summary mean, and over how many cells."""
     orders, seeds = len(facts.config.all_orders), len(facts.config.seeds)
     cells = orders * seeds
     told = f"{count(orders, 'order')} × {count(seeds, 'seed')} = {count(cells, 'cell')} for each strategy"
     bounds = f" ({count(seeds, 'cell')} for a bound, to which the order means nothing)" if orders > 1 else ""
-    if cells == 1:
+    if seeds == 1:
         return f"{told}: there is nothing to take an interval over, and a difference may be chance."
     return (
-        f"Mean over the complete cells and, in brackets, the 95% percentile bootstrap interval of that mean: "
-        f"cells are drawn with replacement, {told}{bounds}. Orders and seeds are drawn alike; with a handful "
-        f"of cells the intervals are too narrow. The rows scored are the same in all cells: that these are a "
-        f"sample is not in the interval."
+        f"Mean over the complete cells, {told}{bounds}, ± half of the 95% interval over seeds (Student's t): "
+        f"the orders of a seed share its rows and starts, so of each seed the mean over its orders counts. "
+        f"The rows scored are the same in all cells: that these are a sample is not in the interval. "
+        f"{RESULTS} also has percentile bootstrap intervals over seeds, which are too narrow for a handful."
     )
 
 
@@ -109,14 +109,17 @@ def spell_bytes(size: float) -> str:
 COSTS = (
     Cost("training, s", "train_seconds", sum, lambda value: number(value, 3)),
     Cost("after training, s", "after_seconds", sum, lambda value: number(value, 3)),
+    Cost("memory in training", "peak_bytes", max, spell_bytes),
     Cost("kept beside the adapter", "memory_bytes", max, spell_bytes),
     Cost("adapter", "adapter_bytes", lambda values: values[-1], spell_bytes),
     Cost("trainable parameters", "trainable_parameters", lambda values: values[-1], lambda v: f"{v:,.0f}"),
 )
 COST_COLUMNS = ("strategy", *(cost.title for cost in COSTS))
 COST_NOTE = (
-    "Means over complete cells. Seconds are summed over the tasks; what is kept beside the adapter is the "
-    "most between two tasks; adapter and parameters are those of the last task, for “alone” the adapters "
+    "Means over complete cells. Seconds are summed over the tasks, without scoring, which for every strategy "
+    "takes T times as long after T tasks; of a task that was stopped those of its last process count. Memory "
+    "is by how much a process has grown at most, for one of the tasks; what is kept beside the adapter is "
+    "the most between two tasks; adapter and parameters are those of the last task, for “alone” the adapters "
     "of all tasks together. In brackets: times “sequential” with the same adapter, trained alike."
 )
 

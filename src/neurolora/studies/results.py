@@ -1,45 +1,21 @@
 """From a table of numbers to a result: intervals, paired tests, verdicts on the paper's claims, provenance.
 
-Room: studies. Pure but for `environment()`; what it makes is plain JSON, which `report` shows.
+Room: studies. Pure; what it makes is plain JSON, which `report` shows.
 """
 
 from __future__ import annotations
 
-import math
-from statistics import mean, stdev
 from typing import Any
 
-from scipy import stats
-
 from neurolora.errors import ConfigError, explain
-from neurolora.provenance import fingerprint_json
-from neurolora.studies.code import LIBRARIES, code_fingerprint
+from neurolora.intervals import Interval, interval, paired
+from neurolora.provenance import fingerprint_json, made_by
+from neurolora.studies.code import code_fingerprint
 from neurolora.studies.spec import Claim, Label, Scale, Study
 from neurolora.studies.table import PAPER_TASKS, Table
 
-LEVEL = 0.95
 
-
-def interval(values: list[float]) -> dict[str, float | int | None]:
-    """Mean and 95% interval (Student's t over seeds); of one value there is none."""
-    n = len(values)
-    half = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * stdev(values) / math.sqrt(n) if n > 1 else None
-    centre = mean(values)
-    low, high = (None, None) if half is None else (centre - half, centre + half)
-    return {"mean": centre, "low": low, "high": high, "n": n}
-
-
-def paired(better: list[float], than: list[float]) -> dict[str, float | int | None]:
-    """The difference, seed by seed, with its 95% interval and the p of a paired t-test (two-sided)."""
-    differences = [one - other for one, other in zip(better, than, strict=True)]
-    found = interval(differences)
-    p = None
-    if len(differences) > 1 and stdev(differences) > 0:
-        p = float(stats.ttest_rel(better, than).pvalue)
-    return {**found, "p": p}
-
-
-def verdict(difference: dict[str, float | int | None]) -> str:
+def verdict(difference: Interval) -> str:
     """`held` or `opposite` where the interval leaves 0 out, `open` where not, or where nothing varies."""
     low, high = difference["low"], difference["high"]
     if low is None or high is None or low == high or low <= 0 <= high:
@@ -78,25 +54,7 @@ def make_result(study: Study, scale: Scale, table: Table, older: set[str]) -> di
         },
         "spec": fingerprint_json(study.model_dump())[:16],
         "sizes_fingerprint": fingerprint_json(scale.model_dump(exclude={"seeds"}))[:16],
-        "environment": made_by(table.records),
-    }
-
-
-def made_by(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Where the cells come from, all of them: commits, devices, versions, from when to when."""
-    environments = [record["environment"] for record in records]
-    gits = [environment.get("git") or {} for environment in environments]
-    versions = [environment["versions"] for environment in environments]
-    times = sorted(environment["time"] for environment in environments)
-    return {
-        "commits": sorted({git["commit"] for git in gits if "commit" in git}),
-        "dirty": any(git.get("dirty") for git in gits),
-        "devices": sorted({f"{e['device']}, {e['cpu_count']} cores" for e in environments}),
-        "versions": {
-            name: sorted({str(each.get(name)) for each in versions}) for name in ("python", *LIBRARIES)
-        },
-        "first": times[0],
-        "last": times[-1],
+        "environment": made_by([record["environment"] for record in table.records]),
     }
 
 

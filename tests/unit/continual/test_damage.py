@@ -136,7 +136,7 @@ def test_replacing_that_was_stopped_can_only_be_replaced(
         run_continual(load_stream(path), progress=False)
     run._open_folder(load_stream(path), tmp_path / "out", overwrite=True)
     left = [entry.name for entry in sorted((tmp_path / "out").iterdir())]
-    assert left == ["config.yaml", "env.json", "inputs.json"]
+    assert left == ["config.yaml", "inputs.json"]
 
 
 def test_a_damaged_score_of_the_base_is_measured_again(
@@ -146,9 +146,41 @@ def test_a_damaged_score_of_the_base_is_measured_again(
     stopped(path, monkeypatch, "_train", 0)
     before = tmp_path / "out" / "before.json"
     text = before.read_text()
-    before.write_text(text[:20])
-    stopped(path, monkeypatch, "_train", 0)
-    assert json.loads(before.read_text()) == json.loads(text)
+    for damaged in (text[:20], "{}", '{"a": {}, "b": {}, "c": {}}', "[]"):
+        before.write_text(damaged)
+        with pytest.raises(DataError, match=r"no before\.json that can be read"):
+            run.gather(load_stream(path))
+        said: list[str] = []
+        run._score_base(load_stream(path), tmp_path / "out", run.Scorer(load_stream(path)), said.append)
+        assert len(said) == 1
+        assert "is damaged" in said[0]
+        assert json.loads(before.read_text()) == json.loads(text)
+
+
+def test_a_damaged_adapter_is_told_of(
+    tiny_stream: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tiny_stream, tmp_path, "grow", "neurolora")
+    folder = stopped(path, monkeypatch, "_train", 2)
+    weights = folder / "tasks" / "1-b" / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-7])
+    with pytest.raises(DataError, match=r"going on with grow.*1-b/adapter/.* is damaged .*Put them back"):
+        run_continual(load_stream(path), progress=False)
+
+
+def test_whoever_reads_a_damaged_state_says_so_once(
+    tiny_stream: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tiny_stream, tmp_path, "sequential", "lora")
+    run_continual(load_stream(path), progress=False)
+    (state,) = (tmp_path / "out" / "cells").glob("*/*/state.json")
+    state.write_text("{")
+    for begin in (run.gather, lambda config, notify: run_continual(config, progress=False, notify=notify)):
+        said: list[str] = []
+        begin(load_stream(path), said.append)
+        told = [line for line in said if "state.json is damaged; going on from the last good state" in line]
+        assert len(told) == 1
+        state.write_text("{")
 
 
 @pytest.mark.parametrize(("strategy", "method"), [("sequential", "full"), ("grow", "neurolora")])

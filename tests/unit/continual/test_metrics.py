@@ -75,19 +75,3 @@ def test_other_rows_must_fit() -> None:
         metrics.forward_transfer(FORGETS, [1.0])
     with pytest.raises(DataError, match="alone"):
         metrics.intransigence(FORGETS, [1.0, 2.0])
-
-
-def test_bootstrap_interval() -> None:
-    values = [1.0, 2.0, 3.0, 4.0, 10.0]
-    found = metrics.bootstrap_interval(values)
-    assert found == metrics.bootstrap_interval(values)
-    assert found.mean == 4.0
-    assert 1.0 < found.low < 4.0 < found.high < 10.0
-    assert found.count == 5
-    wider = metrics.bootstrap_interval(values, level=0.99)
-    assert wider.low < found.low
-    assert wider.high > found.high
-    assert metrics.bootstrap_interval([7.0]) == metrics.Interval(7.0, 7.0, 7.0, 1)
-    for wrong in ([], [1.0, NAN]):
-        with pytest.raises(DataError):
-            metrics.bootstrap_interval(wrong)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from neurolora.errors import DataError
+from neurolora.intervals import interval, paired
 from neurolora.report.studies import (
     BEGIN,
     END,
@@ -22,7 +23,6 @@ from neurolora.report.studies import (
 from neurolora.report.study_facts import claims, costs, differences, in_words, scores, spread
 from neurolora.report.study_pictures import curve_picture
 from neurolora.studies import default_folder
-from neurolora.studies.results import interval, paired
 
 ROOT = Path(__file__).resolve().parents[3]
 
