@@ -187,6 +187,62 @@ def test_cells_run_side_by_side_and_launched_on_two_processes(
     assert [one["processes"] for one in runs] == [2, 2]
 
 
+def test_a_launched_run_that_diverges_counts_as_nothing_too(tmp_path: Path, tiny_studies: ModuleType) -> None:
+    folder = tiny_studies.write_studies(tmp_path, ("k",), processes=2)
+    changes = {"rates": {"neurolora": 1e30}, "seeds": [0], "train": {"max_steps": 4}}
+    scale = load_scale(folder, "tiny", quick=True, changes=changes)
+    found = reproduce(load_study(folder, "k"), scale, Book(tmp_path / "cells"))
+    assert [row["values"]["a"] for row in found["rows"]] == [[0.0], [0.0]]
+    assert len(found["diverged"]) == 2
+
+
+def test_a_model_whose_scores_are_no_numbers_counts_as_nothing(
+    tmp_path: Path, tiny_studies: ModuleType
+) -> None:
+    """The last step made it infinite, and no loss was taken after that."""
+    folder = tiny_studies.write_studies(tmp_path, ("k",))
+    changes = {"rates": {"neurolora": 1e30}, "seeds": [0], "train": {"max_steps": 2}}
+    scale = load_scale(folder, "tiny", quick=True, changes=changes)
+    found = reproduce(load_study(folder, "k"), scale, Book(tmp_path / "cells"))
+    assert [row["values"]["a"] for row in found["rows"]] == [[0.0], [0.0]]
+    assert len(found["diverged"]) == 2
+
+
+def test_a_result_names_all_that_it_comes_from(all_done: Path) -> None:
+    """Searches, and of what was scored or merged also the training, wherever and by what it was made."""
+    every = records(all_done)
+    for study, kinds in (("table1", {"train", "score"}), ("table2", {"train", "score", "merge"})):
+        cells = result(all_done, study)["cells"]
+        assert {every[key]["kind"] for key in cells} == kinds
+        made = [every[key]["environment"]["time"] for key in cells]
+        environment = result(all_done, study)["environment"]
+        assert (environment["first"], environment["last"]) == (min(made), max(made))
+    tried = sum(len(search["tried"]) for search in result(all_done, "k")["searches"])
+    assert len(result(all_done, "k")["cells"]) == 2 * (tried + 2 * 2)  # trained and scored; rows, seeds
+
+
+def test_a_result_says_what_was_measured_and_on_how_much(all_done: Path) -> None:
+    for study in ("table1", "table2", "table3", "k"):
+        task = result(all_done, study)["tasks"]["a"]
+        assert (task["name"], task["metric"], task["n"]) == ("A", "answer_probability", 8)
+
+
+def test_results_of_other_settings_are_found_before_the_hours(
+    tmp_path: Path, tiny_studies: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_studies.write_studies(tmp_path)
+    assert run(folder, tmp_path, "k", "--quick") == 0
+    path = tmp_path / "out" / "k" / "tiny-quick.json"
+    other = tmp_path / "out" / "table1" / path.name
+    other.parent.mkdir()
+    other.write_text(json.dumps({**json.loads(path.read_text()), "sizes_fingerprint": "other"}))
+    done = set(records(tmp_path))
+    capsys.readouterr()
+    assert run(folder, tmp_path, "table2", "--quick") == 3
+    assert "table1/tiny-quick.json is of other settings" in capsys.readouterr().err
+    assert set(records(tmp_path)) == done
+
+
 def test_a_run_that_diverges_counts_as_nothing_and_stops_nothing(
     tmp_path: Path, tiny_studies: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

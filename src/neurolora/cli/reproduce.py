@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from neurolora.studies.spec import Scale, Study
 
 Name = Annotated[
-    str, typer.Argument(metavar="STUDY", help="table1, table2, table3, table4, k, lambda, or all.")
+    str, typer.Argument(metavar="STUDY", help="table1, table2, table3, table4, k, lambda, gate, or all.")
 ]
 ScaleName = Annotated[
     str, typer.Option("--scale", help="miniature (the bundled world, two cores), small (one GPU), paper.")
@@ -68,7 +68,7 @@ def reproduce_command(
 
     Every cell is kept by the fingerprint of its settings, data, model and code: stopped and given again, the
     command goes on; after a change only what it touches is run again. Exit codes: 0 done; 2 wrong settings; 3
-    bad data; 5 training failed; 6 the output could not be written.
+    bad data; 4 bad adapter; 5 training failed; 6 the output could not be written.
     """
     from neurolora.studies import default_folder
 
@@ -145,11 +145,12 @@ def _run(
     chosen: list[Study], scale: Scale, places: Places, jobs: int | None, older: bool, as_json: bool
 ) -> None:
     from neurolora.report.studies import read_results, require_marks, write_pages
-    from neurolora.studies import Book, require_fitting, stored_results
+    from neurolora.studies import Book, require_fitting, require_same_settings, stored_results
     from neurolora.studies.book import quiet_libraries
 
     quiet_libraries()
     require_fitting(chosen, scale)
+    require_same_settings(places.results, chosen, scale)
     if places.readme is not None:
         require_marks(places.readme)
     with progress_bars() as bars:

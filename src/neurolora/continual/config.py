@@ -54,6 +54,7 @@ class StreamEvaluation(_Section):
     split: Literal["validation", "test"] = "test"
     batch_size: int = Field(16, gt=0)
     unseen: bool = Field(True, description="score tasks that are still to come, for forward transfer")
+    base: bool = Field(True, description="score the model that has learned nothing, for forward transfer")
 
 
 class StreamConfig(_Section):

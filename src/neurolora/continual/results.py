@@ -128,7 +128,8 @@ def _metrics(
         return {"average_accuracy": float(R.diagonal().mean())}
     values = {name: measure(R) for name, measure in METRICS.items()}
     with contextlib.suppress(DataError):  # tasks to come were not scored
-        values["forward_transfer"] = forward_transfer(R, [before[task]["value"] for task in order])
+        if before:
+            values["forward_transfer"] = forward_transfer(R, [before[task]["value"] for task in order])
     if alone is not None:
         values["intransigence"] = intransigence(R, [alone[task] for task in order])
     return values

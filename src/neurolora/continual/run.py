@@ -123,7 +123,12 @@ def _gather(
 
 
 def _read_before(config: StreamConfig, folder: Path) -> dict[str, Any]:
-    """The base model's score of each task. Raises OSError or ValueError where they are not all there."""
+    """The base model's score of each task; none where they are not asked for.
+
+    Raises OSError or ValueError where they are not all there.
+    """
+    if not config.eval.base:
+        return {}
     found: dict[str, Any] = json.loads((folder / BEFORE).read_text(encoding="utf-8"))
     if not isinstance(found, dict) or not all(
         isinstance(found.get(task), dict) and "value" in found[task] for task in config.task_names

@@ -18,9 +18,11 @@ from neurolora.report.page import write_page
 from neurolora.report.study_facts import (
     Result,
     TextTable,
+    by_verdict,
     claims,
     costs,
     differences,
+    hypotheses,
     in_words,
     provenance,
     scores,
@@ -35,8 +37,8 @@ NOTE = (
     "test rows could have been drawn is not in it, as all seeds are scored on the same, nor that validation "
     "could have chosen otherwise, as rates and weights are chosen once for all seeds. The paper's figures "
     "are of Llama-3-8B on its own tasks and stand beside ours for their order alone. A statement of the "
-    "paper counts as held where the 95% interval of the difference, paired by seed, lies above 0; among so "
-    "many one or two would leave 0 out by chance."
+    "paper counts as held where the 95% interval of the difference, paired by seed, lies above 0, as the "
+    "opposite where it lies below; of twenty that are not true one would be judged by chance all the same."
 )
 
 
@@ -56,11 +58,15 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 def results_markdown(results: Sequence[Result]) -> str:
     """All results as one Markdown page: statements first, then each study."""
-    parts = ["# Results\n", f"{in_words(results)} {NOTE}\n"]
+    pictures = f"[With pictures]({page_name(results)}.html)."
+    parts = ["# Results\n", f"{in_words(results)} {NOTE} {pictures}\n"]
+    for title, sayings in by_verdict(results):
+        parts += [f"**{title}**\n", "".join(f"- {saying}\n" for saying in sayings)]
     for result in results:
         parts += [f"## {result['title']}\n", f"{result['about']}\n", _markdown(scores(result))]
         parts += _section("Paired by seed", differences(result))
         parts += _section("What the paper says", claims(result))
+        parts += _section("What we asked", hypotheses(result))
         parts += _section("Costs", costs(result))
         parts += _section("Chosen on validation rows of another seed", searches(result))
         parts.append("".join(f"- {name}: {value}\n" for name, value in provenance(result)))
@@ -75,9 +81,19 @@ def _markdown(table: TextTable) -> str:
     return markdown.table(table.columns, table.rows)
 
 
+def page_name(results: Sequence[Result]) -> str:
+    """The pages' name without its ending: `results` of the scale that the README shows."""
+    label = results[0]["scale"]["label"]
+    return PAGES if label == FIRST_SCALE else f"{PAGES}-{label}"
+
+
 def readme_block(results: Sequence[Result]) -> str:
     """The README's part: each study's own scores without the paper's, and the sentence on the claims."""
-    parts = [f"{in_words(results)}\n"]
+    scale, seeds = results[0]["scale"], len(results[0]["seeds"])
+    about = (
+        f"{scale['about'][0].upper()}{scale['about'][1:]}, in percent: means over {seeds} seeds ± half of a"
+    )
+    parts = [f"{about} 95% interval. {in_words(results)}\n"]
     for result in results:
         table = scores(result)
         own = 1 + len(result["columns"])
@@ -111,18 +127,18 @@ def write_pages(results: Sequence[Result], folder: Path, readme: Path | None = N
         found = ", ".join(f"{result['study']}: {result['sizes_fingerprint']}" for result in results)
         do = "Run all of them again: cells that are still right are only read"
         raise DataError(explain("one page of results of one scale", f"their settings differ ({found})", do))
-    label = results[0]["scale"]["label"]
-    name = PAGES if label == FIRST_SCALE else f"{PAGES}-{label}"
+    name = page_name(results)
     values = {
         "title": "The paper's tables",
         "subtitle": in_words(results),
         "problems": [],
         "note": NOTE,
+        "verdicts": by_verdict(results),
         "studies": [_study(result) for result in results],
     }
     page = write_page("studies.html.j2", folder / f"{name}.html", values)
     write_text(folder / f"{name}.md", results_markdown(results))
-    if readme is not None and label == FIRST_SCALE:
+    if readme is not None and name == PAGES:
         text = readme.read_text(encoding="utf-8")
         write_text(readme, with_block(text, readme_block(results), str(readme)))
     return [folder / f"{name}.md", page]
@@ -139,6 +155,7 @@ def _study(result: Result) -> dict[str, Any]:
         "scores": scores(result),
         "differences": differences(result),
         "claims": claims(result),
+        "hypotheses": hypotheses(result),
         "costs": costs(result),
         "searches": searches(result),
         "provenance": provenance(result),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from neurolora.evaluation.task_scores import METRICS
 from neurolora.report.page import ABSENT, number
 
 Result = Mapping[str, Any]
@@ -88,8 +89,8 @@ def costs(result: Result) -> TextTable:
     kinds = {
         "trainable": "trainable",
         "percent": "% of the base",
+        "active": "of the trained, active for a token",
         "stored": "stored",
-        "active": "of these, active for a token",
         "seconds": "seconds a run",
         "peak_bytes": "peak memory, MB",
         "merge_seconds": "seconds a merge",
@@ -132,11 +133,17 @@ def searches(result: Result) -> TextTable:
 
 def claims(result: Result) -> TextTable:
     """The paper's sentences with what these results say of them."""
-    rows = [
-        [claim["say"], VERDICTS[claim["verdict"]], difference(claim["difference"])]
-        for claim in result["claims"]
-    ]
-    return TextTable(["the paper says", "here", "difference"], rows)
+    return _judged(result["claims"], "the paper says")
+
+
+def hypotheses(result: Result) -> TextTable:
+    """Our own sentences with what these results say of them."""
+    return _judged(result["hypotheses"], "we asked whether")
+
+
+def _judged(sentences: Sequence[Mapping[str, Any]], who: str) -> TextTable:
+    rows = [[one["say"], VERDICTS[one["verdict"]], difference(one["difference"])] for one in sentences]
+    return TextTable([who, "here", "difference"], rows)
 
 
 def count_verdicts(results: Sequence[Result]) -> dict[str, int]:
@@ -155,8 +162,43 @@ def in_words(results: Sequence[Result]) -> str:
     parts = [f"{counted['held']} held", f"{counted['opposite']} turned out the other way round"]
     parts.append(f"{counted['open']} these seeds do not decide")
     if counted["not measured"]:
-        parts.append(f"{counted['not measured']} were not measured")
-    return f"Of {of} statements of the paper that can be compared here, {'; '.join(parts)}."
+        parts.append(f"{counted['not measured']} could not be measured")
+    statements = "statement" if of == 1 else "statements"
+    return f"Of {of} {statements} that the paper makes in words or figures, {'; '.join(parts)}."
+
+
+def by_verdict(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
+    """Which statements held, which did not, and which are open; a verdict of none is left out."""
+    titles = {
+        "held": "Held here",
+        "opposite": "Did not hold: the opposite did",
+        "open": "Not decided by these seeds",
+        "not measured": "Not measured",
+    }
+    found: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
+    for result in results:
+        for claim in result["claims"]:
+            told = "" if claim["difference"] is None else f" ({difference(claim['difference'])})"
+            found[claim["verdict"]].append(f"{claim['say']}{told}")
+    return [(titles[verdict], sayings) for verdict, sayings in found.items() if sayings]
+
+
+def _task(task: Mapping[str, Any]) -> str:
+    """`sums in the place of GSM8K: accuracy or exact match, in percent of 500 test rows`."""
+    printed = task["printed"]
+    place = task["name"] if task["name"] == printed else f"{task['name']} in the place of {printed}"
+    left = f", {task['left_out']} left out" if task.get("left_out") else ""
+    return f"{place}: {METRICS[task['metric']]}, in percent, of {task.get('n', '?')} test rows{left}"
+
+
+def _training(sizes: Mapping[str, Any]) -> str:
+    """`at most 1600 rows of a task, 3 epochs, 32 rows a step`."""
+    train, rows = sizes["train"], sizes["data"].get("max_train_samples")
+    told = [f"at most {rows} rows of a task" if rows else "all rows of a task"]
+    told += [f"{train['num_train_epochs']:g} epochs"] if "num_train_epochs" in train else []
+    told += [f"{train['max_steps']} steps"] if train.get("max_steps", -1) > 0 else []
+    size = train.get("per_device_train_batch_size", 1) * train.get("gradient_accumulation_steps", 1)
+    return ", ".join([*told, f"{size} rows a step and process"])
 
 
 def provenance(result: Result) -> list[tuple[str, str]]:
@@ -169,8 +211,9 @@ def provenance(result: Result) -> list[tuple[str, str]]:
         ("Scale", f"{result['scale']['label']}{quick}: {result['scale']['about']}"),
         ("Model", str(result["model"]["model_name_or_path"])),
         ("Seeds", ", ".join(map(str, result["seeds"]))),
-        ("Scored on", f"at most {result['sizes']['eval']['limit'] or 'all'} test rows of each task"),
-        ("Cells", f"{len(result['cells'])}, from {made['first']} to {made['last']}"),
+        ("Tasks", "; ".join(map(_task, result["tasks"].values()))),
+        ("Trained on", _training(result["sizes"])),
+        ("Cells", f"{len(result['cells'])}, searches included, from {made['first']} to {made['last']}"),
         ("Code", f"{commits}{changed}"),
         ("Device", "; ".join(made["devices"])),
         ("Versions", ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())),

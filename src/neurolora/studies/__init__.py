@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from neurolora.studies.checks import require_fitting
     from neurolora.studies.library import default_folder, load_scale, load_study, study_names
     from neurolora.studies.plan import plan_study
-    from neurolora.studies.running import reproduce, stored_results, write_result
+    from neurolora.studies.running import reproduce, require_same_settings, stored_results, write_result
     from neurolora.studies.stock import take_stock
 
 _HOMES = {
@@ -26,6 +26,7 @@ _HOMES = {
     "plan_study": "plan",
     "reproduce": "running",
     "require_fitting": "checks",
+    "require_same_settings": "running",
     "stored_results": "running",
     "study_names": "library",
     "take_stock": "stock",
@@ -40,6 +41,7 @@ __all__ = [
     "plan_study",
     "reproduce",
     "require_fitting",
+    "require_same_settings",
     "stored_results",
     "study_names",
     "take_stock",

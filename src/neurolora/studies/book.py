@@ -36,7 +36,8 @@ def _untold(what: str, done: int, of: int) -> None:
 class Book:
     """The cells in a folder. jobs: processes at once. accept_older: take records of other code as they are.
 
-    older: the keys of such records that were taken.
+    older: the keys of such records that were taken, or that build on some. used: the records of all cells
+    that were asked for, whether run or read.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Book:
     accept_older: bool = False
     progress: Progress = _untold
     older: set[str] = field(default_factory=set)
+    used: dict[str, Record] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for kind in ROOMS:  # now, and not hours later, when the first cell of a kind is asked for
@@ -60,7 +62,7 @@ class Book:
             return None
         if cell.kind == "train" and DIVERGED not in record and not has_weights(self.place(cell)):
             return None
-        if record["code"] != code_fingerprint(cell.kind):
+        if not _is_of_now(record, cell):
             if not self.accept_older:
                 return None
             self.older.add(cell.key)
@@ -81,6 +83,7 @@ class Book:
         for key, record in self._do(missing):
             done[key] = record
             self.progress(what, len(done), len(found))
+        self.used |= done
         return done
 
     def _do(self, cells: dict[str, Cell]) -> Iterator[tuple[str, Record]]:
@@ -101,6 +104,13 @@ class Book:
 
     def _parents(self, cell: Cell) -> list[Path]:
         return [self.place(parent) for parent in cell.parents]
+
+
+def _is_of_now(record: Record, cell: Cell) -> bool:
+    """Whether the code of now has made a cell, and what it builds on."""
+    made = [told["code"] for told in record.get("built_on", [])]
+    wanted = [code_fingerprint(parent.kind) for parent in cell.parents]
+    return [record["code"], *made] == [code_fingerprint(cell.kind), *wanted]
 
 
 def _work(cell: Cell, folder: Path, parents: list[Path], code: str) -> Record:

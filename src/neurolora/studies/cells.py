@@ -59,7 +59,7 @@ class Cell:
         """The fingerprint of what was asked for, 16 letters; taken once, as it reads the data."""
         asked = {
             "kind": self.kind,
-            "work": _placeless(self.work),
+            "work": placeless(self.work),
             "scores": [_score(score) for score in self.scores],
             "parents": [parent.key for parent in self.parents],
             "data": [_rows(json.dumps(data, sort_keys=True), split) for data, split in self._sources()],
@@ -90,12 +90,14 @@ def _score(score: Score) -> dict[str, Any]:
     return values
 
 
-def _placeless(work: dict[str, Any]) -> dict[str, Any]:
+def placeless(work: dict[str, Any]) -> dict[str, Any]:
     """The config without folders, and with the contents of files in place of their names."""
     found = {name: value for name, value in work.items() if name not in ("output", "model")}
     found["model"] = {k: v for k, v in work.get("model", {}).items() if k != "model_name_or_path"}
     if "data" in work:
         found["data"] = _without_place(work["data"])
+    if "eval" in work:  # how many rows are scored at once changes no score
+        found["eval"] = {name: value for name, value in work["eval"].items() if name != "batch_size"}
     if "tasks" in work:
         found["tasks"] = [{**task, "data": _without_place(task["data"])} for task in work["tasks"]]
     if "train" in work:

@@ -19,7 +19,7 @@ from neurolora.yaml_lines import read_yaml
 Model = TypeVar("Model", bound=BaseModel)
 SPEC, METHODS, SCALES = "spec.yaml", "methods.yaml", "scales"
 #: The studies in the order in which `all` runs them: later ones use what earlier ones have trained.
-ORDER = ("table1", "table2", "table3", "table4", "k", "lambda")
+ORDER = ("table1", "table2", "table3", "table4", "k", "lambda", "gate")
 
 
 def default_folder() -> Path:
@@ -123,9 +123,10 @@ def _problems(study: Study) -> list[str]:
     rows, columns = study.names, study.columns
     found = ["there are no rows"] if not rows else []
     said = [(name, "against") for name in study.against] + [(name, "paper") for name in study.paper]
-    said += [(c.gains_over, f"the claim {c.say!r}") for c in study.claims if c.gains_over is not None]
+    sayings = [*study.claims, *study.hypotheses]
+    said += [(c.gains_over, f"the claim {c.say!r}") for c in sayings if c.gains_over is not None]
     places = [
-        (*place, f"the claim {claim.say!r}") for claim in study.claims for place in (claim.better, claim.than)
+        (*place, f"the claim {claim.say!r}") for claim in sayings for place in (claim.better, claim.than)
     ]
     places += [(row, column, "paper") for row, values in study.paper.items() for column in values]
     said += [(row, where) for row, _, where in places]

@@ -10,9 +10,12 @@ from typing import Any
 from neurolora.errors import ConfigError, explain
 from neurolora.intervals import Interval, interval, paired
 from neurolora.provenance import fingerprint_json, made_by
+from neurolora.studies.book import Book
+from neurolora.studies.cells import placeless
 from neurolora.studies.code import code_fingerprint
-from neurolora.studies.spec import Claim, Label, Scale, Study
+from neurolora.studies.spec import Claim, Label, Scale, ScaleTask, Study
 from neurolora.studies.table import PAPER_TASKS, Table
+from neurolora.training.identity import model_fingerprint
 
 
 def verdict(difference: Interval) -> str:
@@ -23,8 +26,10 @@ def verdict(difference: Interval) -> str:
     return "held" if low > 0 else "opposite"
 
 
-def make_result(study: Study, scale: Scale, table: Table, older: set[str]) -> dict[str, Any]:
-    """The result of a study as plain JSON values."""
+def make_result(study: Study, scale: Scale, table: Table, book: Book) -> dict[str, Any]:
+    """The result of a study as plain JSON values; `book` knows every cell that it used, searches included."""
+    built_on = {told["key"]: told for record in book.used.values() for told in record.get("built_on", [])}
+    made = [*book.used.values(), *built_on.values()]
     return {
         "study": study.id,
         "title": study.title,
@@ -37,25 +42,46 @@ def make_result(study: Study, scale: Scale, table: Table, older: set[str]) -> di
             {"id": column, "name": name, "printed": PAPER_TASKS.get(column, name)}
             for column, name in table.columns.items()
         ],
-        "tasks": {task: scale.tasks[task].data for task in study.tasks},
+        "tasks": {task: _task(scale.tasks[task], task, table) for task in study.tasks},
         "rows": [_row(study, table, label) for label in table.values],
         "against": study.against,
         "curve": None if study.curve is None else _curve(study),
         "claims": [check_claim(claim, table) for claim in study.claims],
+        "hypotheses": [check_claim(claim, table) for claim in study.hypotheses],
         "searches": table.searches,
         "search": scale.search.model_dump(),
         "sizes": {"data": scale.data, "train": scale.train, "eval": scale.eval.model_dump()},
-        "cells": sorted(record["key"] for record in table.records),
-        "older_code": len(older),
+        "cells": sorted({*book.used, *built_on}),
+        "counted": len(table.records),
+        "older_code": len(book.older),
         "diverged": sorted(record["name"] for record in table.records if "diverged" in record),
         "code": {
             kind: code_fingerprint(kind)[:16]
-            for kind in sorted({record["kind"] for record in table.records} | {"train"})
+            for kind in sorted({record["kind"] for record in book.used.values()} | {"train"})
         },
         "spec": fingerprint_json(study.model_dump())[:16],
-        "sizes_fingerprint": fingerprint_json(scale.model_dump(exclude={"seeds"}))[:16],
-        "environment": made_by([record["environment"] for record in table.records]),
+        "sizes_fingerprint": settings_fingerprint(scale),
+        "environment": made_by([told["environment"] for told in made if told.get("environment")]),
     }
+
+
+def settings_fingerprint(scale: Scale) -> str:
+    """Of what results of one page must have in common: model, data, sizes, first rates; of no places."""
+    values = scale.model_dump(exclude={"seeds", "about", "label", "dimensions", "output"})
+    values |= placeless({"model": scale.model, "data": scale.data, "train": scale.train})
+    values["tasks"] = {name: placeless({"data": task.data}) for name, task in scale.tasks.items()}
+    values["metrics"] = {name: task.metric for name, task in scale.tasks.items()}
+    values["model_files"] = model_fingerprint(scale.model)
+    del values["eval"]["batch_size"]
+    return fingerprint_json(values)[:16]
+
+
+def _task(task: ScaleTask, role: str, table: Table) -> dict[str, Any]:
+    """What was measured of a task, and on how many rows."""
+    scored = [record["scores"][role] for record in table.records if role in record["scores"]]
+    rows = {name: scored[0][name] for name in ("n", "left_out") if scored and name in scored[0]}
+    printed = PAPER_TASKS.get(role, role)
+    return {"name": task.name, "printed": printed, "metric": task.metric, "data": task.data, **rows}
 
 
 def _row(study: Study, table: Table, label: str) -> dict[str, Any]:

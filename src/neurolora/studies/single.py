@@ -121,7 +121,8 @@ def adapter_of(row: Row, seed: int) -> dict[str, Any]:
 
 def train_of(scale: Scale, row: Row, rate: float) -> dict[str, Any]:
     """The train section at a learning rate; a gate's follows from it, a learned router's is the same."""
-    share = {"neurolora": scale.gate_rate, "mole": 1.0}.get(row.adapter["method"])
+    gate_rate = scale.gate_rate if row.gate_rate is None else row.gate_rate
+    share = {"neurolora": gate_rate, "mole": 1.0}.get(row.adapter["method"])
     gate = {} if share is None else {"gate_learning_rate": float(f"{rate * share:.6g}")}
     return {**scale.train, **row.train, "learning_rate": rate, **gate}
 

@@ -19,11 +19,15 @@ class _Section(BaseModel):
 
 
 class Row(_Section):
-    """One row of a table of single tasks: a method, or a variant of one. adapter, train: config sections."""
+    """One row of a table of single tasks: a method, or a variant of one. adapter, train: config sections.
+
+    gate_rate: in place of the scale's.
+    """
 
     name: str
     adapter: dict[str, Any]
     train: dict[str, Any] = {}
+    gate_rate: float | None = Field(None, gt=0)
 
 
 class StreamRow(_Section):
@@ -70,6 +74,7 @@ class Study(_Section):
 
     tasks: roles, which a scale fills. rows, stream_rows: of the table. methods: all of `methods.yaml`.
     against: the rows that every other is tested against. paper: the printed figures, by row and column.
+    claims: what the paper says, in words or by the order of its figures. hypotheses: what we ask ourselves.
     """
 
     id: str
@@ -85,6 +90,7 @@ class Study(_Section):
     curve: Curve | None = None
     paper: dict[str, dict[str, float]] = {}
     claims: list[Claim] = []
+    hypotheses: list[Claim] = []
 
     @property
     def columns(self) -> list[str]:

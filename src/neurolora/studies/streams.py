@@ -119,7 +119,13 @@ def _stream(
                 {"strategy": row.strategy, "label": "row", "adapter": method.adapter, "settings": settings}
             ],
             "seeds": [seed],
-            "eval": {"limit": limit, "batch_size": scale.eval.batch_size, "split": split, "unseen": False},
+            "eval": {
+                "limit": limit,
+                "batch_size": scale.eval.batch_size,
+                "split": split,
+                "unseen": False,
+                "base": False,
+            },
         },
         processes=scale.processes,
     )

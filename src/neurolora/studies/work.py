@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -35,12 +36,23 @@ def do_work(cell: Cell, folder: Path, parents: list[Path], code: str) -> dict[st
     found = {"train": _train, "score": _score, "merge": _merge, "stream": _stream}[cell.kind](
         cell, folder, parents
     )
-    told = {"key": cell.key, "kind": cell.kind, "name": cell.name, "code": code}
+    told = {
+        "key": cell.key,
+        "kind": cell.kind,
+        "name": cell.name,
+        "code": code,
+        "built_on": [_told_of(read_record(parent) or {}) for parent in parents],
+    }
     # the first study's result makes the checkout dirty for the cells of the next, but not their code
     made_by = {**environment(), "git": git_state(PACKAGE, only_folder=True)}
     record = {**told, **found, "environment": made_by}
     write_json(folder / RECORD, record)
     return record
+
+
+def _told_of(parent: dict[str, Any]) -> dict[str, Any]:
+    """What a record keeps of one that its cell builds on: by which code it was made, and where."""
+    return {name: parent.get(name) for name in ("key", "code", "environment")}
 
 
 def _begin(folder: Path, code: str) -> None:
@@ -79,19 +91,18 @@ def _train(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     section = {"save_strategy": "no", **cell.work.get("output", {}), "output_dir": str(output)}
     config = load_config(None, {**cell.work, "output": section})
     can_resume = config.adapter.method != "adalora"
-    if cell.processes > 1:
-        config.save(folder / "run.yaml")
-        _launch(
-            cell, folder, ["train", str(folder / "run.yaml"), "--resume" if can_resume else "--overwrite"]
-        )
-    else:
-        from neurolora.training.run import run_training
+    try:
+        if cell.processes > 1:
+            config.save(folder / "run.yaml")
+            how = "--resume" if can_resume else "--overwrite"
+            _launch(cell, folder, ["train", str(folder / "run.yaml"), how])
+        else:
+            from neurolora.training.run import run_training
 
-        resume = "auto" if can_resume else None
-        try:
+            resume = "auto" if can_resume else None
             run_training(config, resume=resume, overwrite=not can_resume, progress=False)
-        except DivergedError as error:
-            return {DIVERGED: str(error), "costs": None, "size": None}
+    except DivergedError as error:
+        return {DIVERGED: str(error), "costs": None, "size": None}
     summary = json.loads((output / "run.json").read_text(encoding="utf-8"))
     for checkpoint in output.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
@@ -104,6 +115,8 @@ def _score(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     if DIVERGED in trained:
         return _nothing(cell, trained)
     found = _scores(cell, parents[0] / ADAPTER, parents[0])
+    if not all(math.isfinite(score["value"]) for score in found.values()):
+        return _nothing(cell, {DIVERGED: "the scores of what was trained are no numbers"})
     if not (parents[0] / ADAPTER / "adapter_config.json").is_file():
         for path in (parents[0] / ADAPTER).glob("*.safetensors"):
             path.unlink()
@@ -119,16 +132,39 @@ def _nothing(cell: Cell, trained: dict[str, Any]) -> dict[str, Any]:
 def _launch(cell: Cell, folder: Path, arguments: list[str]) -> None:
     """A command of ours on several processes, by torchrun; accelerate takes it from there, with DeepSpeed.
 
-    Raises TrainingError with the end of what it said.
+    Raises DivergedError where a run in the cell's folder says that it did, else TrainingError with the end of
+    what was said.
     """
+    from neurolora.training.run_folder import DIVERGED as MARK
+
+    for old in folder.rglob(MARK):
+        old.unlink()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cell.processes)]
     command = [sys.executable, *launcher, "-m", "neurolora.cli.main", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    (folder / "run.log").write_text(done.stdout + done.stderr, encoding="utf-8")
-    if done.returncode:
-        end = "\n".join(done.stderr.strip().splitlines()[-5:])
-        do = f"The whole log is {folder / 'run.log'}"
-        raise TrainingError(explain(f"{cell.name} on {cell.processes} processes", end, do))
+    log = folder / "run.log"
+    with log.open("w", encoding="utf-8") as file:  # at once, so that one can look while it runs
+        done = subprocess.run(
+            [sys.executable, "-c", _WITH_PARENT, *command], stdout=file, stderr=file, check=False
+        )
+    if not done.returncode:
+        return
+    for mark in folder.rglob(MARK):
+        raise DivergedError(json.loads(mark.read_text(encoding="utf-8"))["error"])
+    end = "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:])
+    found = explain(f"{cell.name} on {cell.processes} processes", end, f"The whole log is {log}")
+    raise TrainingError(found)
+
+
+#: Run a command that the system ends when the process that asked for it has gone (Linux): a launched run of a
+#: killed command would write where the next command works.
+_WITH_PARENT = """
+import ctypes, os, signal, sys
+try:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+except AttributeError:
+    pass
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def _merge(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
@@ -160,22 +196,22 @@ def _stream(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
 
     output = folder / "stream"
     config = StreamConfig.model_validate({**cell.work, "output_dir": str(output)})
-    if cell.processes > 1:
-        write_text(folder / "run.yaml", to_yaml(config.resolved()))
-        _launch(cell, folder, ["continual", str(folder / "run.yaml")])
-    else:
-        try:
+    try:
+        if cell.processes > 1:
+            write_text(folder / "run.yaml", to_yaml(config.resolved()))
+            _launch(cell, folder, ["continual", str(folder / "run.yaml")])
+        else:
             run_continual(config, progress=False)
-        except DivergedError as error:
-            if config.eval.split == "test":
-                raise
-            return {"scores": {"average_accuracy": NOTHING}, DIVERGED: str(error), "costs": None}
+    except DivergedError as error:
+        if config.eval.split == "test":
+            raise
+        return {"scores": {"average_accuracy": NOTHING}, DIVERGED: str(error), "costs": None}
     found = json.loads((output / "results.json").read_text(encoding="utf-8"))["cells"][0]
-    last = dict(zip(found["order"], found["R"][-1], strict=True))
-    metrics = {name: round(value, 6) for name, value in found["metrics"].items()}
+    last = {task: found["scores"][-1][task] for task in found["order"]}
+    metrics = {name: {"value": round(value, 6)} for name, value in found["metrics"].items()}
     shutil.rmtree(output / "cells")
     return {
-        "scores": {name: {"value": value} for name, value in {**last, **metrics}.items()},
+        "scores": {**last, **metrics},
         "costs": _stream_costs(found["costs"]),
         "R": found["R"],
         "order": found["order"],
@@ -183,12 +219,14 @@ def _stream(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
 
 
 def _stream_costs(tasks: list[dict[str, Any]]) -> dict[str, float]:
-    """Of a whole stream: what the last task trains and leaves, the most kept beside it, all seconds."""
+    """Of a whole stream: what the last task trains and leaves, the most kept and of memory, all seconds."""
+    peaks = [task["peak_bytes"] for task in tasks if task["peak_bytes"] is not None]
     return {
         "trainable": tasks[-1]["trainable_parameters"],
         "seconds": round(sum(task["train_seconds"] + task["after_seconds"] for task in tasks), 3),
         "adapter_bytes": tasks[-1]["adapter_bytes"],
         "kept_bytes": max(task["memory_bytes"] for task in tasks),
+        **({"peak_bytes": max(peaks)} if peaks else {}),
     }
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from neurolora.errors import DataError, NeuroLoraError, OutputError, explain
+from neurolora.errors import DataError, DivergedError, NeuroLoraError, OutputError, explain
 from neurolora.files import write_json
 from neurolora.provenance import environment
 from neurolora.tasks import CompletionCollator, save_task
@@ -27,6 +27,7 @@ from neurolora.training.metrics import METRICS, MetricsFile, read_metrics
 from neurolora.training.peak import PeakMemory
 from neurolora.training.run_folder import (
     CONFIG,
+    DIVERGED,
     FINAL,
     is_finished,
     open_run_folder,
@@ -129,7 +130,12 @@ def run_training(
         # first, as silence has a forward, and with it the routing of the task's own is forgotten
         trainer.extra_losses = (*hooks.extra_losses(model), *trainer.extra_losses)
     started, memory = time.perf_counter(), PeakMemory()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except DivergedError as error:
+        if trainer.args.should_save:
+            write_json(folder / DIVERGED, {"error": str(error)})
+        raise
     summary = _summary(trainer, prepared, time.perf_counter() - started, checkpoint)
     summary["peak_bytes"] = memory.bytes
     _finish(trainer, prepared, summary)
@@ -177,6 +183,7 @@ def _start_folder(prepared: _Prepared, arguments: Any, resume: str | None, overw
         if not arguments.should_save:
             return open_run_folder(config, resume, overwrite=False) if resume is not None else None
         checkpoint = open_run_folder(config, resume, overwrite)
+        (config.output_dir / DIVERGED).unlink(missing_ok=True)
         config.save(config.output_dir / CONFIG)
         write_json(config.output_dir / "env.json", environment())
         splits = {"train": prepared.train, config.data.dataset_test_split: prepared.validation}

@@ -29,8 +29,11 @@ from neurolora.training.metrics import METRICS
 CONFIG = "config.yaml"
 FINISHED = "run.json"
 FINAL = ".final"
+#: What a run said that became NaN or infinite, for whoever launched it; gone when it is begun again.
+DIVERGED = "diverged.json"
 #: What `--overwrite` removes, beside checkpoints; anything else in the folder is left alone.
 OURS = (
+    DIVERGED,
     CONFIG,
     FINISHED,
     METRICS,

@@ -14,13 +14,24 @@ from neurolora.intervals import interval, paired
 from neurolora.report.studies import (
     BEGIN,
     END,
+    page_name,
     read_results,
     readme_block,
     results_markdown,
     with_block,
     write_pages,
 )
-from neurolora.report.study_facts import claims, costs, differences, in_words, scores, spread
+from neurolora.report.study_facts import (
+    by_verdict,
+    claims,
+    costs,
+    differences,
+    hypotheses,
+    in_words,
+    provenance,
+    scores,
+    spread,
+)
 from neurolora.report.study_pictures import curve_picture
 from neurolora.studies import default_folder
 
@@ -65,10 +76,22 @@ def result() -> dict[str, Any]:
             {"say": "b wins", "verdict": "held", "difference": paired(second, first)},
             {"say": "c wins", "verdict": "not measured", "difference": None},
         ],
+        "hypotheses": [{"say": "a loses", "verdict": "opposite", "difference": paired(first, second)}],
+        "tasks": {
+            "gsm8k": {"name": "sums", "printed": "GSM8K", "metric": "accuracy", "n": 10, "left_out": 2},
+        },
         "searches": [
             {"name": "A", "tried": [{"value": 0.1, "score": 3.0}], "chosen": 0.1, "at_an_end": True},
         ],
-        "sizes": {"eval": {"limit": 10}},
+        "sizes": {
+            "eval": {"limit": 10},
+            "data": {"max_train_samples": 99},
+            "train": {
+                "num_train_epochs": 3,
+                "per_device_train_batch_size": 4,
+                "gradient_accumulation_steps": 2,
+            },
+        },
         "cells": ["x"],
         "older_code": 1,
         "environment": {
@@ -95,8 +118,38 @@ def test_differences_have_sign_interval_and_p(result: dict[str, Any]) -> None:
 
 def test_claims_and_costs_are_told_in_words_and_units(result: dict[str, Any]) -> None:
     assert [line[1] for line in claims(result).rows] == ["held", "not measured"]
-    assert costs(result).rows[0] == ["A", "1,234", "1.50", "10", "5", "2", "300"]
-    assert in_words([result]).startswith("Of 2 statements of the paper that can be compared here, 1 held; 0 ")
+    assert costs(result).rows[0] == ["A", "1,234", "1.50", "5", "10", "2", "300"]
+    assert in_words([result]).startswith(
+        "Of 2 statements that the paper makes in words or figures, 1 held; 0 "
+    )
+    assert in_words([result]).endswith("1 could not be measured.")
+
+
+def test_which_statements_held_is_said_in_plain_words(result: dict[str, Any], tmp_path: Path) -> None:
+    result["claims"].append({**result["hypotheses"][0], "say": "a > b", "verdict": "open"})
+    assert [(title, len(sayings)) for title, sayings in by_verdict([result])] == [
+        ("Held here", 1), ("Not decided by these seeds", 1), ("Not measured", 1),
+    ]  # fmt: skip
+    text = results_markdown([result])
+    assert "**Held here**\n\n- b wins (+2.3 ± 0.7, p 0.0051)\n" in text
+    assert text.index("Held here") < text.index("## A <study>")
+    page = write_pages([result], tmp_path)[1].read_text()
+    assert "<li>a &gt; b (" in page
+
+
+def test_what_we_ask_ourselves_is_not_counted_as_the_papers(result: dict[str, Any]) -> None:
+    assert hypotheses(result).rows[0][:2] == ["a loses", "did not hold: the opposite did"]
+    assert "0 turned out the other way round" in in_words([result])
+    assert "### What we asked\n\n| we asked whether |" in results_markdown([result])
+
+
+def test_what_was_measured_and_trained_on_is_told(result: dict[str, Any]) -> None:
+    told = dict(provenance(result))
+    assert told["Tasks"] == (
+        "sums in the place of GSM8K: the task's own score: accuracy or exact match, in percent, of 10 test "
+        "rows, 2 left out"
+    )
+    assert told["Trained on"] == "at most 99 rows of a task, 3 epochs, 8 rows a step and process"
 
 
 def test_markdown_keeps_its_tables_whole(result: dict[str, Any]) -> None:
@@ -179,10 +232,26 @@ def test_the_documentation_says_what_the_stored_results_say() -> None:
     from neurolora.studies import load_scale, stored_results
 
     folder = default_folder()
-    paths = stored_results(folder, load_scale(folder, "miniature"))
-    if not paths:
-        assert not (ROOT / "docs" / "results.md").exists()
-        return
-    results = [json.loads(path.read_text()) for path in paths]
-    assert (ROOT / "docs" / "results.md").read_text() == results_markdown(results)
-    assert readme_block(results) in (ROOT / "README.md").read_text()
+    for label in sorted({path.stem for path in folder.glob("*/*.json") if path.parent.name != "scales"}):
+        results = read_results(stored_results(folder, load_scale(folder, label)))
+        page = page_name(results)
+        assert (ROOT / "docs" / f"{page}.md").read_text() == results_markdown(results)
+        assert (ROOT / "docs" / f"{page}.html").is_file()
+        if page == "results":
+            assert readme_block(results) in (ROOT / "README.md").read_text()
+    pages = {path.stem for path in (ROOT / "docs").glob("results*.md")}
+    assert pages == {path.stem for path in (ROOT / "docs").glob("results*.html")}
+
+
+def test_the_stored_results_are_of_the_studies_and_scales_of_now() -> None:
+    """A figure of the paper or a size that is corrected later must not leave the old ones on the page."""
+    from neurolora.provenance import fingerprint_json
+    from neurolora.studies import load_scale, load_study
+    from neurolora.studies.results import settings_fingerprint
+
+    folder = default_folder()
+    for path in folder.glob("*/*.json"):
+        if path.parent.name != "scales":
+            found = json.loads(path.read_text())
+            assert found["spec"] == fingerprint_json(load_study(folder, path.parent.name).model_dump())[:16]
+            assert found["sizes_fingerprint"] == settings_fingerprint(load_scale(folder, path.stem))

@@ -19,6 +19,7 @@ from neurolora.studies import book as book_module
 from neurolora.studies import work as work_module
 from neurolora.studies.book import Book
 from neurolora.studies.cells import Cell, Score
+from neurolora.studies.code import code_fingerprint
 from neurolora.studies.work import RECORD
 
 WORLD = {"task": "world-sums"}
@@ -39,7 +40,9 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise DataError("the data are gone")
         assert all((parent / RECORD).is_file() for parent in parents)
         names.append(cell.name)
-        record = {"key": cell.key, "kind": cell.kind, "code": code, "scores": {"a": {"value": 1.0}}}
+        built_on = [{"code": json.loads((parent / RECORD).read_text())["code"]} for parent in parents]
+        told = {"key": cell.key, "kind": cell.kind, "code": code, "built_on": built_on}
+        record = {**told, "scores": {"a": {"value": 1.0}}}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RECORD).write_text(json.dumps(record))
         return record
@@ -89,6 +92,25 @@ def test_records_of_other_code_are_run_again_unless_they_are_accepted(
     Book(tmp_path).run([cell(0)], "x")
     assert done == ["cell 0", "cell 0"]
     assert json.loads((accepting.place(cell(0)) / RECORD).read_text())["code"] == "changed"
+
+
+def test_what_builds_on_records_of_other_code_is_of_other_code(
+    tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A score that was made anew of an adapter that was accepted as it was."""
+    run = Cell("train", "run", {"model": {"model_name_or_path": "world"}, "data": WORLD})
+    score = Cell("score", "score", {}, cell().scores, (run,))
+    book = Book(tmp_path, accept_older=True)
+    book.run([score], "x")
+    path = book.place(score) / RECORD
+    made = json.loads(path.read_text())
+    now = code_fingerprint("train")
+    for code, is_older in ((now, False), ("older", True)):
+        path.write_text(json.dumps({**made, "built_on": [{"key": run.key, "code": code}]}))
+        book.older.clear()
+        assert book.read(score) is not None
+        assert book.older == ({score.key} if is_older else set())
+        assert (Book(tmp_path).read(score) is None) == is_older
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": 1}'])
@@ -212,6 +234,38 @@ def test_no_record_names_code_that_did_not_make_it(
         book.run([cell(0), cell(1)], "x")
     assert book.read(cell(0)) is not None
     assert book.read(cell(1)) is None
+
+
+def test_a_killed_command_takes_its_launched_runs_along() -> None:
+    """They are children of a worker's, or of the command's own."""
+    sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
+    script = (
+        "import subprocess, sys\n"
+        "from neurolora.studies.work import _WITH_PARENT\n"
+        f"subprocess.run([sys.executable, '-c', _WITH_PARENT, sys.executable, '-c', {sleeper!r}])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        launched = int(command.stdout.readline())
+        command.kill()
+        try:
+            command.communicate(timeout=20)  # the launched one holds the other end while it lives
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(launched, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("work", "is_same"),
+    [({"eval": {"batch_size": 2}}, True), ({"eval": {"limit": 2}}, False), ({"eval": {}}, True)],
+)
+def test_how_many_rows_are_scored_at_once_does_not_count(work: dict[str, Any], is_same: bool) -> None:
+    one = {**cell().work, "tasks": [{"name": "a", "data": WORLD}]}
+    keys = [
+        Cell("stream", "x", {**one, "eval": {"split": "test", **each}}).key
+        for each in ({"batch_size": 8}, work["eval"])
+    ]
+    assert (keys[0] == keys[1]) == is_same
 
 
 def test_a_killed_command_takes_its_workers_along() -> None:
