@@ -123,7 +123,7 @@ def write_pages(results: Sequence[Result], folder: Path, readme: Path | None = N
     Only the miniature's stand in a README. Raises OutputError, and DataError for results of different
     settings, or a README without the marks.
     """
-    if len({result["sizes_fingerprint"] for result in results}) > 1:
+    if len({(result["sizes_fingerprint"], result["model_fingerprint"]) for result in results}) > 1:
         found = ", ".join(f"{result['study']}: {result['sizes_fingerprint']}" for result in results)
         do = "Run all of them again: cells that are still right are only read"
         raise DataError(explain("one page of results of one scale", f"their settings differ ({found})", do))

@@ -61,17 +61,17 @@ def make_result(study: Study, scale: Scale, table: Table, book: Book) -> dict[st
         },
         "spec": fingerprint_json(study.model_dump())[:16],
         "sizes_fingerprint": settings_fingerprint(scale),
+        "model_fingerprint": model_fingerprint(scale.model)[:16],
         "environment": made_by([told["environment"] for told in made if told.get("environment")]),
     }
 
 
 def settings_fingerprint(scale: Scale) -> str:
-    """Of what results of one page must have in common: model, data, sizes, first rates; of no places."""
+    """Of what results of one page must have in common beside the model: data, sizes, first rates."""
     values = scale.model_dump(exclude={"seeds", "about", "label", "dimensions", "output"})
     values |= placeless({"model": scale.model, "data": scale.data, "train": scale.train})
     values["tasks"] = {name: placeless({"data": task.data}) for name, task in scale.tasks.items()}
     values["metrics"] = {name: task.metric for name, task in scale.tasks.items()}
-    values["model_files"] = model_fingerprint(scale.model)
     del values["eval"]["batch_size"]
     return fingerprint_json(values)[:16]
 

@@ -21,6 +21,7 @@ from neurolora.studies.results import make_result, settings_fingerprint
 from neurolora.studies.single import run_single
 from neurolora.studies.spec import Scale, Study
 from neurolora.studies.streams import run_streams
+from neurolora.training.identity import model_fingerprint
 
 KINDS = {"single": run_single, "merging": run_merging, "streams": run_streams}
 
@@ -55,10 +56,12 @@ def stored_results(folder: Path, scale: Scale) -> list[Path]:
 
 def require_same_settings(folder: Path, chosen: Sequence[Study], scale: Scale) -> None:
     """Raises DataError where results of other settings lie beside those to come: one page shows them all."""
-    wanted, names = settings_fingerprint(scale), {study.id for study in chosen}
+    names = {study.id for study in chosen}
+    wanted = [settings_fingerprint(scale), model_fingerprint(scale.model)[:16]]
     for path in stored_results(folder, scale):
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))["sizes_fingerprint"]
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            found = [stored["sizes_fingerprint"], stored["model_fingerprint"]]
         except (OSError, ValueError, KeyError, TypeError):
             found = None
         if path.parent.name not in names and found != wanted:

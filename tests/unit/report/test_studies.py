@@ -68,6 +68,7 @@ def result() -> dict[str, Any]:
         "scale": {"id": "tiny", "label": "tiny", "about": "a tiny model", "quick": False},
         "model": {"model_name_or_path": "m"},
         "sizes_fingerprint": "s",
+        "model_fingerprint": "m",
         "seeds": [0, 1, 2],
         "columns": [{"id": "sums", "name": "sums", "printed": "GSM8K"}],
         "rows": [row("a", first, first, 58.7), row("b", second, first)],
@@ -162,9 +163,10 @@ def test_markdown_keeps_its_tables_whole(result: dict[str, Any]) -> None:
 
 
 def test_results_of_different_settings_share_no_page(result: dict[str, Any], tmp_path: Path) -> None:
-    other = {**copy.deepcopy(result), "sizes_fingerprint": "t"}
-    with pytest.raises(DataError, match="their settings differ"):
-        write_pages([result, other], tmp_path)
+    for name in ("sizes_fingerprint", "model_fingerprint"):
+        other = {**copy.deepcopy(result), name: "t"}
+        with pytest.raises(DataError, match="their settings differ"):
+            write_pages([result, other], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
