@@ -18,8 +18,9 @@ from neurolora.continual.weights import TRAINED
 from neurolora.core.orthogonality import protection_loss
 from neurolora.evaluation.scores import in_eval_mode
 from neurolora.training.extra_loss import EveryStep, ExtraLoss, Moment
-from neurolora.tuner import adapter_layers, routing_statistics
+from neurolora.tuner import adapter_layers
 from neurolora.tuner.layer import NeuroLoraLayer
+from neurolora.tuner.statistics import ActiveRanks, observed_by
 
 
 class ProtectKnobs(Knobs):
@@ -86,8 +87,8 @@ class ProtectLearner(Learner):
 @torch.no_grad()
 def active_frequencies(model: nn.Module, data: TaskData, samples: int, batch_size: int) -> dict[str, Tensor]:
     """Of each module, by its name, the share of tokens on which each rank is active: (r) float32."""
-    with in_eval_mode(model), routing_statistics(model) as statistics:
+    ranks = ActiveRanks()
+    with in_eval_mode(model), observed_by(model, ranks):
         for batch in data.batches(samples, batch_size):
             model(**{name: value for name, value in batch.items() if name != "labels"})
-    rows = statistics.summary()["layers"]
-    return {row["name"]: torch.tensor(row["active_frequency"], dtype=torch.float32) for row in rows}
+    return {name: frequency.float() for (name, _), frequency in ranks.frequencies().items()}

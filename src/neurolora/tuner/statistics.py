@@ -18,12 +18,15 @@ from neurolora.tuner.auxiliary import context_of
 from neurolora.tuner.layer import NeuroLoraLayer
 
 
-class RoutingStatistics:
-    """Sums over all tokens seen, padding left out, for each module and adapter."""
+class ActiveRanks:
+    """How often each rank is active, for each module and adapter, over all tokens seen; padding left out.
+
+    No more than that: what else `RoutingStatistics` tells takes r^2 numbers, and an adapter of many blocks
+    may have thousands of ranks.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], dict[str, Any]] = {}
-        self._layers: dict[tuple[str, str], NeuroLoraLayer] = {}
 
     def observe(
         self,
@@ -35,12 +38,37 @@ class RoutingStatistics:
     ) -> None:
         """Add one module's routing in one forward (called by the layer)."""
         counts, tokens = active_counts(mask, keep)
-        row = self._sums.setdefault((layer.name, adapter), {"counts": 0, "tokens": 0, "gate": None})
-        self._layers[(layer.name, adapter)] = layer
+        row = self._sums.setdefault((layer.name, adapter), {"counts": 0, "tokens": 0})
         row["counts"] = row["counts"] + counts.cpu()
         row["tokens"] += int(tokens)
+
+    def frequencies(self) -> dict[tuple[str, str], Tensor]:
+        """(module's name, adapter) -> the share of tokens on which each rank is active, (r) float64."""
+        return {key: sums["counts"].double() / max(1, sums["tokens"]) for key, sums in self._sums.items()}
+
+
+class RoutingStatistics(ActiveRanks):
+    """What routing and gate do over all tokens seen, padding left out, for each module and adapter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._gates: dict[tuple[str, str], dict[str, Any] | None] = {}
+        self._layers: dict[tuple[str, str], NeuroLoraLayer] = {}
+
+    def observe(
+        self,
+        layer: NeuroLoraLayer,
+        adapter: str,
+        mask: Tensor,
+        modulation: Tensor | None,
+        keep: Tensor | None,
+    ) -> None:
+        """Add one module's routing in one forward (called by the layer)."""
+        super().observe(layer, adapter, mask, modulation, keep)
+        key = (layer.name, adapter)
+        self._layers[key] = layer
         if modulation is not None:
-            row["gate"] = _add_gate(row["gate"], modulation.detach().expand(mask.shape), keep)
+            self._gates[key] = _add_gate(self._gates.get(key), modulation.detach().expand(mask.shape), keep)
 
     def summary(self) -> dict[str, Any]:
         """`{"r", "top_k", "layers": [...]}`, one row for each module and adapter, in the order of use.
@@ -50,7 +78,7 @@ class RoutingStatistics:
         A row: name, adapter, tokens, active_frequency (r), gate_mean (r), gate_std (r), gate_min, gate_max
         (None without a gate), orthogonality: mean squared cosine between B's columns active together and not.
         """
-        rows = [self._row(key) for key in self._sums]
+        rows = [self._row(key, frequency) for key, frequency in self.frequencies().items()]
         settings = [self._layers[key].settings[key[1]] for key in self._sums]
         return {
             "r": settings[0].r if settings else None,
@@ -58,16 +86,15 @@ class RoutingStatistics:
             "layers": rows,
         }
 
-    def _row(self, key: tuple[str, str]) -> dict[str, Any]:
-        sums, layer, adapter = self._sums[key], self._layers[key], key[1]
-        frequency = sums["counts"].double() / max(1, sums["tokens"])
+    def _row(self, key: tuple[str, str], frequency: Tensor) -> dict[str, Any]:
+        layer, adapter = self._layers[key], key[1]
         return {
             "name": key[0],
             "adapter": adapter,
-            "tokens": sums["tokens"],
+            "tokens": self._sums[key]["tokens"],
             "active_frequency": frequency.tolist(),
             "orthogonality": _mean_squared_cosine(layer, adapter),
-            **_gate_row(sums["gate"]),
+            **_gate_row(self._gates.get(key)),
         }
 
 
@@ -81,14 +108,21 @@ def routing_statistics(model: nn.Module) -> Iterator[RoutingStatistics]:
         statistics.summary()
     """
     statistics = RoutingStatistics()
+    with observed_by(model, statistics):
+        yield statistics
+
+
+@contextlib.contextmanager
+def observed_by(model: nn.Module, observer: ActiveRanks) -> Iterator[None]:
+    """Inside, `observer` is told of the routing in every forward of `model`."""
     context = context_of(model)
     if context is None:
-        yield statistics
+        yield
         return
     before = context.observer
-    context.observer = statistics
+    context.observer = observer
     try:
-        yield statistics
+        yield
     finally:
         context.observer = before
 

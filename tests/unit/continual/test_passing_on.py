@@ -16,6 +16,7 @@ from neurolora.continual import cell as cells
 from neurolora.continual import load_stream, run_continual, scoring
 from neurolora.continual.memory import Memory
 from neurolora.continual.use import USE, read_use
+from neurolora.training.callback import NeuroLoraCallback
 
 SHORT = {"max_steps": 1}
 State = dict[str, torch.Tensor]
@@ -137,3 +138,42 @@ def test_scores_are_of_the_model_as_it_was_trained(
     )
     run_continual(load_stream(path), progress=False)
     assert dtypes == [{torch.bfloat16}] * (3 + 1 + 2 + 3)  # the base; then what was learned, after each task
+
+
+def test_no_optimizer_state_passes(
+    tiny_stream: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a task's first step its optimizer has made one step, and not those of the tasks before."""
+    real, made = NeuroLoraCallback.on_step_end, []
+
+    def watched(self: Any, args: Any, state: Any, control: Any, **others: Any) -> Any:
+        if state.global_step == 1:
+            made.append({int(one["step"]) for one in others["optimizer"].state.values()})
+        return real(self, args, state, control, **others)
+
+    monkeypatch.setattr(NeuroLoraCallback, "on_step_end", watched)
+    run(tiny_stream, tmp_path, tiny_stream.entry("sequential", "neurolora"), max_steps=2)
+    assert made == [{1}] * 3
+
+
+@pytest.mark.parametrize(("strategy", "method"), [("grow", "neurolora"), ("o-lora", "lora")])
+def test_what_is_new_starts_at_nothing_beside_what_is_kept(
+    strategy: str, method: str, tiny_stream: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trained B is 0; all of the adapter before is there to the bit, and nothing of it is trained."""
+
+    def look(model: Any) -> tuple[float, dict[str, torch.Tensor]]:
+        named = dict(model.named_parameters())
+        fresh = [value for name, value in named.items() if value.requires_grad and "_B" in name]
+        frozen = {n: v.detach().clone() for n, v in named.items() if not v.requires_grad and "_B" in n}
+        assert fresh
+        return max(float(value.abs().max()) for value in fresh), frozen
+
+    arrived = watch(monkeypatch, look)
+    output = run(tiny_stream, tmp_path, tiny_stream.entry(strategy, method))
+    assert [largest for largest, _ in arrived] == [0.0] * 3
+    first = load_file(next(output.glob("cells/*/*/tasks/0-a/run/adapter_model.safetensors")))
+    left = sorted(float(value.double().sum()) for name, value in first.items() if "_B" in name)
+    came = sorted(float(value.double().sum()) for value in arrived[1][1].values())
+    assert left == came
+    assert any(left)

@@ -20,6 +20,7 @@ from neurolora.continual import STRATEGIES, load_stream, run_continual, table_ro
 from neurolora.continual.cell import _greater
 from neurolora.continual.protect import ProtectLoss
 from neurolora.errors import ConfigError, OutputError
+from neurolora.report.continual import write_stream_report
 from neurolora.tuner import adapter_layers
 
 
@@ -298,3 +299,22 @@ def test_a_strategy_sees_the_routing_of_the_task_and_not_of_silence(
     row = tiny_stream.entry("protect", "neurolora", samples=4)
     run(tiny_stream.write_stream(tmp_path, [row], train={**tiny_stream.TRAIN, **silence}))
     assert seen == [True] * 4
+
+
+def test_the_page_of_a_real_stream_has_all_its_pictures(stream: tuple[Path, dict[str, Any]]) -> None:
+    """Made from the folder alone; what could not be read would stand above them."""
+    text = write_stream_report(stream[0]).read_text(encoding="utf-8")
+    pictures = {part.split("</h2>")[0]: part.count("<svg") for part in text.split("<h2>")[1:]}
+    streams = [cell["method"] for cell in stream[1]["cells"] if cell["scope"] == "stream"]
+    routed = sum(method in ("neurolora", "flylora") for method in streams)
+    assert pictures["Every task after every task"] == len(stream[1]["cells"])
+    assert pictures["Each task over time"] == len(streams)
+    assert pictures["Forgetting"] == 1
+    assert pictures["Which ranks the tasks use"] >= routed
+    assert pictures["How the routing of a task drifts"] == routed
+    turning = {"o-lora", "grow"}  # these add columns, and never change one
+    kept = [c for c in stream[1]["cells"] if c["scope"] == "stream" and c["method"] != "full"]
+    assert pictures["How far the columns of B turned"] == sum(
+        not any(c["label"].startswith(name) for name in turning) for c in kept
+    )
+    assert "Not everything is here" not in text
