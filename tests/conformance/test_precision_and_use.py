@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -182,6 +184,18 @@ def _free_port() -> int:
         return int(server.getsockname()[1])
 
 
+#: Fresh processes, as this one has had threads by now: forked ones hung now and then.
+_PROCESS = """
+import importlib.util, sys
+rank, here, port, tests, folder = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("here", here)
+module = importlib.util.module_from_spec(spec)
+sys.modules["here"] = module
+spec.loader.exec_module(module)
+module._process(int(rank), int(port), tests, folder)
+"""
+
+
 def _process(rank: int, port: int, tests: str, folder: str) -> None:
     """One of two processes: half of the batch each, with the loss that Trainer would give."""
     spec = importlib.util.spec_from_file_location("tiny_models", Path(tests) / "tiny_models.py")
@@ -224,9 +238,17 @@ def test_two_processes_give_the_gradients_and_biases_of_one(tiny: ModuleType, tm
     step_load_balance(model)
     expected = _ddp_state(model)
     tests = next(folder for folder in Path(__file__).parents if folder.name == "tests")
-    torch.multiprocessing.start_processes(
-        _process, args=(_free_port(), str(tests), str(tmp_path)), nprocs=2, start_method="fork"
-    )
+    told = [__file__, str(_free_port()), str(tests), str(tmp_path)]
+    command = [sys.executable, "-W", "ignore", "-c", _PROCESS]
+    running = [
+        subprocess.Popen([*command, str(rank), *told], stderr=subprocess.PIPE, text=True) for rank in range(2)
+    ]
+    try:
+        ends = [process.communicate(timeout=300)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], ends
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert found.keys() == expected.keys()
