@@ -18,11 +18,11 @@ from statistics import mean
 from typing import Any
 
 from merging_table import interval
-from pictures_page import middle_and_ends, write_pictures
+from pictures_page import write_pictures
 
 from neurolora.continual.metrics import METRICS
 from neurolora.intervals import interval as student_interval
-from neurolora.intervals import paired
+from neurolora.intervals import middle_and_ends, paired
 from neurolora.report.study_facts import difference
 
 Cells = list[dict[str, Any]]

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from fly_learners import Centred, EwcHead, Joint, Logistic, NearestMean, RadialSvc, RawRidge, Sgd
 from merging_table import interval
-from pictures_page import middle_and_ends, write_pictures
+from pictures_page import write_pictures
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -44,6 +44,7 @@ from neurolora.fly.data import LabelledSource, load_labelled
 from neurolora.fly.features import default_cache, extract_features
 from neurolora.fly.stream import class_steps, run_stream
 from neurolora.intervals import interval as student_interval
+from neurolora.intervals import middle_and_ends
 from neurolora.provenance import environment
 
 SEARCH_SEEDS = (100, 101, 102)  # of the class orders by which settings are chosen

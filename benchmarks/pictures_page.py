@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,6 @@ STYLE = (
     "body{font-family:sans-serif;max-width:46rem;margin:2rem auto}:root{--faint:#999;--series-1:#0072b2;"
     "--series-2:#d55e00;--series-3:#009e73;--series-4:#cc79a7;--series-5:#56b4e9}"
 )
-
-
-def middle_and_ends(interval: Mapping[str, Any]) -> tuple[float, float, float]:
-    """An interval as `figures.intervals` draws it; of one value, which has none, a point."""
-    middle, low, high = (interval[name] for name in ("mean", "low", "high"))
-    return (middle, middle, middle) if low is None else (middle, low, high)
 
 
 def write_pictures(title: str, about: str, pictures: list[Any], path: Path) -> None:

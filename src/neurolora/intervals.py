@@ -7,8 +7,9 @@ values. A percentile bootstrap is here for those who ask for one: of a handful o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,18 @@ def interval(values: Sequence[float]) -> Interval:
         return {"mean": centre, "low": None, "high": None, "n": n}
     half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * stdev(given) / math.sqrt(n)
     return {"mean": centre, "low": centre - half, "high": centre + half, "n": n}
+
+
+def with_half(found: Mapping[str, Any]) -> str:
+    """`64.2 ± 1.1`, half of the interval behind the sign; the mean alone where one seed was run."""
+    middle = f"{found['mean']:.1f}"
+    return middle if found["low"] is None else f"{middle} ± {found['mean'] - found['low']:.1f}"
+
+
+def middle_and_ends(found: Mapping[str, Any]) -> tuple[float, float, float]:
+    """An interval as pictures draw it; of one value, which has none, a point."""
+    middle, low, high = (found[name] for name in ("mean", "low", "high"))
+    return (middle, middle, middle) if low is None else (middle, low, high)
 
 
 def paired(better: Sequence[float], than: Sequence[float]) -> Interval:

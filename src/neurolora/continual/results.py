@@ -23,7 +23,7 @@ from neurolora.continual.metrics import METRICS, forward_transfer, intransigence
 from neurolora.continual.state import load_state
 from neurolora.errors import DataError
 from neurolora.files import write_json, write_text
-from neurolora.intervals import bootstrap_interval, interval
+from neurolora.intervals import bootstrap_interval, interval, with_half
 from neurolora.provenance import fingerprint_json, made_by
 
 RESULTS, CSV, TABLE = "results.json", "R.csv", "table.md"
@@ -203,10 +203,7 @@ def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str | None
 
 
 def _shown(value: dict[str, Any] | None) -> str | None:
-    if value is None:
-        return None
-    middle = f"{value['mean']:.1f}"
-    return middle if value["low"] is None else f"{middle} ± {value['mean'] - value['low']:.1f}"
+    return None if value is None else with_half(value)
 
 
 def write_results(folder: Path, summary: dict[str, Any]) -> None:

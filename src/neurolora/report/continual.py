@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from neurolora.intervals import middle_and_ends
 from neurolora.report.continual_adapters import column_pictures, drift_pictures, routing_section
 from neurolora.report.continual_facts import CellFacts, Matrix, StreamFacts, mean_of, read_stream
 from neurolora.report.continual_pictures import (
@@ -186,10 +187,7 @@ def bar_pictures(facts: StreamFacts) -> list[Picture]:
 
     def interval(label: str, name: str) -> Interval | None:
         value = metrics[label].get(name)
-        if value is None:
-            return None
-        middle = value["mean"]
-        return (middle, middle, middle) if value["low"] is None else (middle, value["low"], value["high"])
+        return None if value is None else middle_and_ends(value)
 
     pairs = {
         label: (interval(label, "average_accuracy"), interval(label, "learning_accuracy"))

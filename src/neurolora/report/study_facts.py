@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neurolora.evaluation.task_scores import METRICS
+from neurolora.intervals import with_half
 from neurolora.report.page import ABSENT, number
 
 Result = Mapping[str, Any]
@@ -29,14 +30,9 @@ class TextTable:
     rows: list[list[str]]
 
 
-def spread(interval: Mapping[str, Any] | None, digits: int = 1) -> str:
-    """`64.2 ± 1.1`, half of the 95% interval behind the sign; the mean alone where one seed was run."""
-    if interval is None:
-        return ABSENT
-    centre = f"{interval['mean']:.{digits}f}"
-    return (
-        centre if interval["low"] is None else f"{centre} ± {interval['mean'] - interval['low']:.{digits}f}"
-    )
+def spread(interval: Mapping[str, Any] | None) -> str:
+    """`64.2 ± 1.1`, or a sign that there is none."""
+    return ABSENT if interval is None else with_half(interval)
 
 
 def scores(result: Result) -> TextTable:

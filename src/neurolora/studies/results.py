@@ -52,7 +52,6 @@ def make_result(study: Study, scale: Scale, table: Table, book: Book) -> dict[st
         "search": scale.search.model_dump(),
         "sizes": {"data": scale.data, "train": scale.train, "eval": scale.eval.model_dump()},
         "cells": sorted({*book.used, *built_on}),
-        "counted": len(table.records),
         "older_code": len(book.older),
         "diverged": sorted(record["name"] for record in table.records if "diverged" in record),
         "code": {
