@@ -90,7 +90,7 @@ def scale(base: Path, **changes: Any) -> dict[str, Any]:
         "train": {**train, "use_cpu": True},
         "gate_rate": 0.5,
         "rates": dict.fromkeys(METHODS, 1e-2),
-        "search": {"seed": 100, "factor": 3.0, "most": 3},
+        "search": {"seeds": [100], "factor": 3.0, "most": 3},
         "eval": {"batch_size": 8},
         "seeds": [0, 1],
         "quick": {"seeds": [0], "search": {"most": 1}, "train": {"max_steps": 2}},

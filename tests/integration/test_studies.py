@@ -61,6 +61,7 @@ def test_the_rate_that_validation_likes_best_is_the_one_of_every_seed(all_done: 
     assert search["chosen"] == best["value"]
     names = [record["name"] for record in records(all_done).values() if record["kind"] == "train"]
     tested = [name for name in names if name.startswith("LoRA on A") and "seed 100" not in name]
+    assert all(one["scores"] == [one["score"]] for one in search["tried"])
     assert sorted(tested) == [f"LoRA on A, rate {best['value']:g}, seed {seed}" for seed in (0, 1)]
 
 

@@ -68,7 +68,7 @@ def results_markdown(results: Sequence[Result]) -> str:
         parts += _section("What the paper says", claims(result))
         parts += _section("What we asked", hypotheses(result))
         parts += _section("Costs", costs(result))
-        parts += _section("Chosen on validation rows of another seed", searches(result))
+        parts += _section("Chosen on validation rows, with other seeds", searches(result))
         parts.append("".join(f"- {name}: {value}\n" for name, value in provenance(result)))
     return "\n".join(parts)
 

@@ -114,7 +114,7 @@ def _cost(kind: str, value: float | None) -> str:
 
 
 def searches(result: Result) -> TextTable:
-    """What was tried on validation rows, and what was taken."""
+    """What was tried on validation rows, by the mean over the search's seeds, and what was taken."""
     rows = [
         [
             found["name"],
@@ -124,7 +124,7 @@ def searches(result: Result) -> TextTable:
         ]
         for found in result["searches"]
     ]
-    return TextTable(["", "tried: score on validation", "taken", "at an end"], rows)
+    return TextTable(["", "tried: mean score on validation", "taken", "at an end"], rows)
 
 
 def claims(result: Result) -> TextTable:

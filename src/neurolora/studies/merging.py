@@ -1,6 +1,6 @@
 """Studies of merging (Table 2): the adapters of a seed, one for each task, merged and scored on all tasks.
 
-Room: studies. The scale of each merge is chosen on validation rows, with the adapters of the search's seed.
+Room: studies. The scale of each merge is chosen on validation rows, with the adapters of the search's seeds.
 """
 
 from __future__ import annotations
@@ -76,12 +76,26 @@ def _search(study: Study, scale: Scale, book: Book, rates: dict[str, Rates]) -> 
     wanted = []
     for label, merge in pairs:
         best = [rates[label][task] for task in study.tasks]
-        parents = [grid.cells[grid.best].parents[0] for grid in best]
+        by_task = [[score.parents[0] for score in grid.cells[grid.best]] for grid in best]
+        parents = dict(zip(scale.search.seeds, map(list, zip(*by_task, strict=True)), strict=True))
         row, way = study.rows[label], study.merges[merge]
-        make = partial(_merged, study, scale, row, way, parents, "validation", scale.search.limit)
+        make = partial(_validated, study, scale, row, way, parents)
         wanted.append(Wanted(f"{row.name}, {way.name}", make, way.lambdas))
     grids = search_values(book, wanted, scale.search, f"{study.id}, scales of merges")
     return dict(zip(pairs, grids, strict=True))
+
+
+def _validated(
+    study: Study,
+    scale: Scale,
+    row: Row,
+    way: Merge,
+    parents: dict[int, list[Cell]],
+    lambda_: float,
+    seed: int,
+) -> Cell:
+    """The validation score of a merge of the adapters of one of the search's seeds."""
+    return _merged(study, scale, row, way, parents[seed], "validation", scale.search.limit, lambda_)
 
 
 def _merged(

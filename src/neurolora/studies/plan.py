@@ -55,15 +55,16 @@ def _count(study: Study, scale: Scale) -> dict[str, int]:
     """Training runs, merges and streams, each once for every seed; searches as they begin."""
     seeds, tasks = len(scale.seeds), len(study.tasks)
     tried = 0 if scale.search.most == 1 else 3
-    found = {"searches of learning rates": len(_methods(study)) * tasks * tried}
+    searched = len(scale.search.seeds)
+    found = {"searches of learning rates": len(_methods(study)) * tasks * tried * searched}
     if study.kind != "streams":
         found["training runs"] = len(study.rows) * tasks * seeds
     if study.kind == "merging":
         merges = sum(len(way.lambdas) for way in study.merges.values())
-        found["merges"] = len(study.rows) * (merges + len(study.merges) * seeds)
+        found["merges"] = len(study.rows) * (merges * searched + len(study.merges) * seeds)
     if study.kind == "streams":
         values = sum(len(each) for row in study.stream_rows.values() for each in row.search.values())
-        found["streams"] = len(study.stream_rows) * seeds + values
+        found["streams"] = len(study.stream_rows) * seeds + values * searched
     return found
 
 

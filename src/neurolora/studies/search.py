@@ -1,15 +1,18 @@
-"""Choosing a setting on validation rows, with one seed that no table counts: one rule for every method.
+"""Choosing a setting on validation rows, with seeds that no table counts: one rule for every method.
 
 Room: studies; called by the kinds of studies. A learning rate starts from the scale's; its neighbours are
 tried, then the next one for as long as the best lies at an end. Other settings start from the values that the
-study gives, and go on in the same way. All that was tried stands in the result.
+study gives, and go on in the same way. A value's score is the mean over the search's seeds. All that was
+tried stands in the result.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import Any
 
 from neurolora.studies.book import Book
@@ -17,16 +20,21 @@ from neurolora.studies.cells import Cell
 from neurolora.studies.spec import Search
 
 RATES_AT_FIRST = 3  # where a search of rates begins, and its two neighbours
+Make = Callable[[float, int], Cell]  # the cell of a value and a seed
 
 
 @dataclass
 class Grid:
-    """What was tried for one thing: values and their scores. cells: what was run for each."""
+    """What was tried for one thing. tried: a value's mean score. cells: what was run for each, seed by seed.
+
+    scores: those of each seed; none where a grid is the mean of others.
+    """
 
     name: str
-    make: Callable[[float], Cell]
+    make: Make
     tried: dict[float, float] = field(default_factory=dict)
-    cells: dict[float, Cell] = field(default_factory=dict)
+    cells: dict[float, list[Cell]] = field(default_factory=dict)
+    scores: dict[float, list[float]] = field(default_factory=dict)
 
     @property
     def best(self) -> float:
@@ -42,16 +50,19 @@ class Grid:
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in a result."""
-        tried = [{"value": value, "score": self.tried[value]} for value in sorted(self.tried)]
+        tried = [
+            {"value": value, "score": self.tried[value], "scores": self.scores.get(value, [])}
+            for value in sorted(self.tried)
+        ]
         return {"name": self.name, "tried": tried, "chosen": self.best, "at_an_end": self.at_an_end}
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A search that is asked for: its name, the cell of a value, and the values to begin with."""
+    """A search that is asked for: its name, the cell of a value and a seed, and the values to begin with."""
 
     name: str
-    make: Callable[[float], Cell]
+    make: Make
     values: Sequence[float]
 
 
@@ -69,9 +80,9 @@ def search_rates(book: Book, wanted: Sequence[Wanted], search: Search, what: str
     grids = [Grid(each.name, each.make) for each in wanted]
     if search.most == 1:  # nothing to choose: nothing is run
         for grid, each in zip(grids, wanted, strict=True):
-            grid.cells[each.values[0]] = each.make(each.values[0])
+            grid.cells[each.values[0]] = [each.make(each.values[0], seed) for seed in search.seeds]
         return grids
-    _try(book, grids, [_first(each.values[0], search) for each in wanted], what)
+    _try(book, grids, [_first(each.values[0], search) for each in wanted], search, what)
     return _past_ends(book, grids, search, what, factor=search.factor)
 
 
@@ -80,7 +91,7 @@ def search_values(
 ) -> list[Grid]:
     """A grid for each: the values that are given, and beyond an end as many as a search of rates may add."""
     grids = [Grid(each.name, each.make) for each in wanted]
-    _try(book, grids, [list(each.values) for each in wanted], what, score)
+    _try(book, grids, [list(each.values) for each in wanted], search, what, score)
     return _past_ends(book, grids, search, what, score)
 
 
@@ -97,17 +108,26 @@ def _past_ends(
         due = [_beyond(grid, factor) for grid in grids]
         if not any(due):
             break
-        _try(book, grids, due, what, score)
+        _try(book, grids, due, search, what, score)
     return grids
 
 
-def _try(book: Book, grids: list[Grid], due: list[list[float]], what: str, score: Scoring = score_of) -> None:
-    for grid, values in zip(grids, due, strict=True):
-        grid.cells |= {value: grid.make(value) for value in values}
-    cells = [grid.cells[value] for grid, values in zip(grids, due, strict=True) for value in values]
-    found = book.run(cells, what)
-    for grid, values in zip(grids, due, strict=True):
-        grid.tried |= {value: score(found[grid.cells[value].key]) for value in values}
+def _try(
+    book: Book,
+    grids: list[Grid],
+    due: list[list[float]],
+    search: Search,
+    what: str,
+    score: Scoring = score_of,
+) -> None:
+    """What is due of each grid, with every seed of the search, all side by side."""
+    new = [(grid, value) for grid, values in zip(grids, due, strict=True) for value in values]
+    for grid, value in new:
+        grid.cells[value] = [grid.make(value, seed) for seed in search.seeds]
+    found = book.run(list(itertools.chain.from_iterable(grid.cells[value] for grid, value in new)), what)
+    for grid, value in new:
+        grid.scores[value] = [score(found[cell.key]) for cell in grid.cells[value]]
+        grid.tried[value] = mean(grid.scores[value])
 
 
 def _first(start: float, search: Search) -> list[float]:

@@ -66,9 +66,9 @@ def find_rates(
     return found
 
 
-def _validated(scale: Scale, row: Row, task: str, rate: float) -> Cell:
-    """The validation score of a run of the search's seed."""
-    run = trained(scale, row, task, scale.search.seed, rate)
+def _validated(scale: Scale, row: Row, task: str, rate: float, seed: int) -> Cell:
+    """The validation score of a run with a seed of the search."""
+    run = trained(scale, row, task, seed, rate)
     return _scored(scale, run, task, "validation", scale.search.limit)
 
 

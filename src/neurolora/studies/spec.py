@@ -5,7 +5,7 @@ Room: studies. Built by `library.py`, which reads the files; nothing here touche
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -121,13 +121,13 @@ class ScaleTask(_Section):
 
 
 class Search(_Section):
-    """How settings are chosen, on validation rows of a seed that no table counts.
+    """How settings are chosen, on validation rows, by the mean over seeds that no table counts.
 
     A learning rate starts where the scale says; its neighbours are `factor` away, and the search goes on
     while the best one lies at an end, up to `most` rates. limit: validation rows of each task.
     """
 
-    seed: int = Field(100, ge=0)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([100], min_length=1)
     factor: float = Field(3.0, gt=1)
     most: int = Field(5, ge=1, description="1: no search; else at least 3, the first and its neighbours")
     limit: int | None = Field(None, gt=0)
@@ -175,10 +175,11 @@ class Scale(_Section):
     @model_validator(mode="after")
     def _honest(self) -> Scale:
         """Each seed once, and none of those on which choices are made; rates come from the search."""
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds: {self.seeds} names one twice")
-        if self.search.seed in self.seeds:
-            raise ValueError(f"seeds: {self.search.seed} is the seed on which choices are made")
+        for name, seeds in (("seeds", self.seeds), ("search.seeds", self.search.seeds)):
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"{name}: {seeds} names one twice")
+        if both := sorted({*self.seeds} & {*self.search.seeds}):
+            raise ValueError(f"seeds: on {both[0]} choices are made (search.seeds); it cannot count too")
         taken = {"learning_rate", "gate_learning_rate", "seed"} & set(self.train)
         if taken:
             raise ValueError(f"train: {', '.join(sorted(taken))}: rates and seeds are set by the study")

@@ -1,7 +1,7 @@
 """Studies of streams (Table 3): tasks learned one after another by each strategy, seed by seed.
 
 Room: studies. A strategy trains a method at the one learning rate that is best for it on average over the
-tasks (`single.find_rates`), and its own settings are chosen on validation rows, with the search's seed.
+tasks (`single.find_rates`), and its own settings are chosen on validation rows, with the search's seeds.
 """
 
 from __future__ import annotations
@@ -85,9 +85,11 @@ def _average(record: dict[str, Any]) -> float:
     return float(record["scores"][METRICS[AVERAGE]]["value"])
 
 
-def _tried(study: Study, scale: Scale, row: StreamRow, rate: float, setting: str, value: float) -> Cell:
+def _tried(
+    study: Study, scale: Scale, row: StreamRow, rate: float, setting: str, value: float, seed: int
+) -> Cell:
     settings = {**row.settings, setting: value}
-    return _stream(study, scale, row, rate, settings, scale.search.seed, "validation", scale.search.limit)
+    return _stream(study, scale, row, rate, settings, seed, "validation", scale.search.limit)
 
 
 def _stream(

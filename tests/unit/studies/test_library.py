@@ -138,7 +138,8 @@ def test_what_was_changed_stands_in_the_name_of_the_results(folder: Path) -> Non
     ("changes", "problem"),
     [
         ({"seeds": [0, 0]}, "names one twice"),
-        ({"seeds": [0, 100]}, "the seed on which choices are made"),
+        ({"seeds": [0, 100]}, "on 100 choices are made"),
+        ({"search": {"seeds": [100, 100]}}, r"search.seeds: \[100, 100\] names one twice"),
         ({"search": {"most": 2}}, "needs 3 rates or more"),
         ({"train": {"learning_rate": 1.0}}, "rates and seeds are set by the study"),
     ],
