@@ -76,8 +76,10 @@ def _search(study: Study, scale: Scale, book: Book, rates: dict[str, Rates]) -> 
     wanted = []
     for label, merge in pairs:
         best = [rates[label][task] for task in study.tasks]
-        by_task = [[score.parents[0] for score in grid.cells[grid.best]] for grid in best]
-        parents = dict(zip(scale.search.seeds, map(list, zip(*by_task, strict=True)), strict=True))
+        parents = {
+            seed: [grid.cells[grid.best][number].parents[0] for grid in best]
+            for number, seed in enumerate(scale.search.seeds)
+        }
         row, way = study.rows[label], study.merges[merge]
         make = partial(_validated, study, scale, row, way, parents)
         wanted.append(Wanted(f"{row.name}, {way.name}", make, way.lambdas))

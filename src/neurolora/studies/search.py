@@ -25,34 +25,36 @@ Make = Callable[[float, int], Cell]  # the cell of a value and a seed
 
 @dataclass
 class Grid:
-    """What was tried for one thing. tried: a value's mean score. cells: what was run for each, seed by seed.
-
-    scores: those of each seed; none where a grid is the mean of others.
-    """
+    """What was tried for one thing. scores: of each value, seed by seed. cells: what was run for them."""
 
     name: str
     make: Make
-    tried: dict[float, float] = field(default_factory=dict)
-    cells: dict[float, list[Cell]] = field(default_factory=dict)
     scores: dict[float, list[float]] = field(default_factory=dict)
+    cells: dict[float, list[Cell]] = field(default_factory=dict)
+
+    @property
+    def tried(self) -> dict[float, float]:
+        """The mean score of each value."""
+        return {value: mean(scores) for value, scores in self.scores.items()}
 
     @property
     def best(self) -> float:
         """The value with the best score, of equal ones the lowest; where nothing was tried, the one value."""
-        if not self.tried:
+        tried = self.tried
+        if not tried:
             return next(iter(self.cells))
-        return min(self.tried, key=lambda value: (-self.tried[value], value))
+        return min(tried, key=lambda value: (-tried[value], value))
 
     @property
     def at_an_end(self) -> bool:
         """Whether a better one may lie beyond what was tried."""
-        return len(self.tried) > 1 and self.best in (min(self.tried), max(self.tried))
+        return len(self.scores) > 1 and self.best in (min(self.scores), max(self.scores))
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in a result."""
         tried = [
-            {"value": value, "score": self.tried[value], "scores": self.scores.get(value, [])}
-            for value in sorted(self.tried)
+            {"value": value, "score": score, "scores": self.scores[value]}
+            for value, score in sorted(self.tried.items())
         ]
         return {"name": self.name, "tried": tried, "chosen": self.best, "at_an_end": self.at_an_end}
 
@@ -127,7 +129,6 @@ def _try(
     found = book.run(list(itertools.chain.from_iterable(grid.cells[value] for grid, value in new)), what)
     for grid, value in new:
         grid.scores[value] = [score(found[cell.key]) for cell in grid.cells[value]]
-        grid.tried[value] = mean(grid.scores[value])
 
 
 def _first(start: float, search: Search) -> list[float]:
@@ -142,7 +143,7 @@ def _beyond(grid: Grid, factor: float | None) -> list[float]:
     """
     if not grid.at_an_end:
         return []
-    values = sorted(grid.tried)
+    values = sorted(grid.scores)
     is_low = grid.best == values[0]
     end, neighbour = values[:2] if is_low else values[:-3:-1]
     if min(end, neighbour) <= 0:

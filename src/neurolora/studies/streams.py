@@ -54,10 +54,13 @@ def run_streams(study: Study, scale: Scale, book: Book) -> Table:
 
 
 def common_grid(name: str, rates: Rates) -> Grid:
-    """The rates that were tried on all tasks, each with its mean score; where none were, the given one."""
+    """The rates tried on all tasks, each with its seeds' mean scores; where none were, the given one."""
     grids = list(rates.values())
-    everywhere = set.intersection(*(set(grid.tried) for grid in grids))
-    means = {rate: mean(grid.tried[rate] for grid in grids) for rate in everywhere}
+    everywhere = set.intersection(*(set(grid.scores) for grid in grids))
+    means = {
+        rate: [mean(of_seed) for of_seed in zip(*(grid.scores[rate] for grid in grids), strict=True)]
+        for rate in everywhere
+    }
     return Grid(f"{name}, all tasks", grids[0].make, means, grids[0].cells)
 
 
