@@ -2,15 +2,15 @@
 
 Room: studies; called by the kinds of studies. A learning rate starts from the scale's; its neighbours are
 tried, then the next one for as long as the best lies at an end. Other settings start from the values that the
-study gives, and go on in the same way. A value's score is the mean over the search's seeds. All that was
-tried stands in the result.
+study gives, and go on in the same way; so does one value for several things, such as a rate for all tasks of
+a stream. A value's score is the mean over the search's seeds. All that was tried stands in the result.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
@@ -24,11 +24,10 @@ Make = Callable[[float, int], Cell]  # the cell of a value and a seed
 
 
 @dataclass
-class Grid:
+class Tried:
     """What was tried for one thing. scores: of each value, seed by seed. cells: what was run for them."""
 
     name: str
-    make: Make
     scores: dict[float, list[float]] = field(default_factory=dict)
     cells: dict[float, list[Cell]] = field(default_factory=dict)
 
@@ -39,10 +38,13 @@ class Grid:
 
     @property
     def best(self) -> float:
-        """The value with the best score, of equal ones the lowest; where nothing was tried, the one value."""
+        """The value with the best score, of equal ones the lowest.
+
+        The first where all are equal, as nothing speaks for another; the one value where nothing was tried.
+        """
         tried = self.tried
-        if not tried:
-            return next(iter(self.cells))
+        if len(set(tried.values())) < 2:
+            return next(iter(tried or self.cells))
         return min(tried, key=lambda value: (-tried[value], value))
 
     @property
@@ -57,6 +59,13 @@ class Grid:
             for value, score in sorted(self.tried.items())
         ]
         return {"name": self.name, "tried": tried, "chosen": self.best, "at_an_end": self.at_an_end}
+
+
+@dataclass
+class Grid(Tried):
+    """A search for one thing, which knows the cell of a value and a seed."""
+
+    make: Make = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -79,39 +88,80 @@ def score_of(record: dict[str, Any]) -> float:
 
 def search_rates(book: Book, wanted: Sequence[Wanted], search: Search, what: str) -> list[Grid]:
     """A grid of learning rates for each, from its one value on, all searched side by side."""
-    grids = [Grid(each.name, each.make) for each in wanted]
+    grids = [Grid(each.name, make=each.make) for each in wanted]
     if search.most == 1:  # nothing to choose: nothing is run
         for grid, each in zip(grids, wanted, strict=True):
             grid.cells[each.values[0]] = [each.make(each.values[0], seed) for seed in search.seeds]
         return grids
     _try(book, grids, [_first(each.values[0], search) for each in wanted], search, what)
-    return _past_ends(book, grids, search, what, factor=search.factor)
+    _past_ends(book, [[grid] for grid in grids], search, what, factor=search.factor)
+    return grids
 
 
 def search_values(
     book: Book, wanted: Sequence[Wanted], search: Search, what: str, score: Scoring = score_of
 ) -> list[Grid]:
     """A grid for each: the values that are given, and beyond an end as many as a search of rates may add."""
-    grids = [Grid(each.name, each.make) for each in wanted]
+    grids = [Grid(each.name, make=each.make) for each in wanted]
     _try(book, grids, [list(each.values) for each in wanted], search, what, score)
-    return _past_ends(book, grids, search, what, score)
+    _past_ends(book, [[grid] for grid in grids], search, what, score)
+    return grids
+
+
+def search_together(
+    book: Book, families: Mapping[str, Sequence[Grid]], search: Search, what: str
+) -> list[Tried]:
+    """For each family of grids of rates the one rate that is best on average.
+
+    What was tried for one of a family is tried for all of it, and then what lies beyond an end, as for one.
+    """
+    if search.most > 1:
+        grids = list(itertools.chain.from_iterable(families.values()))
+        missing = [_missing(grid, family) for family in families.values() for grid in family]
+        _try(book, grids, missing, search, what)
+        _past_ends(book, list(families.values()), search, what, factor=search.factor)
+    return [together(name, family) for name, family in families.items()]
+
+
+def together(name: str, family: Sequence[Grid]) -> Tried:
+    """The values that all of a family have, each with its seeds' mean scores."""
+    first, *others = family
+
+    def shared(values: Iterable[float], of: Callable[[Grid], Mapping[float, Any]]) -> list[float]:
+        return [value for value in values if all(value in of(grid) for grid in others)]
+
+    scores = {
+        value: [mean(of_seed) for of_seed in zip(*(grid.scores[value] for grid in family), strict=True)]
+        for value in shared(first.scores, lambda grid: grid.scores)
+    }
+    cells = {
+        value: [cell for grid in family for cell in grid.cells[value]]
+        for value in shared(first.cells, lambda grid: grid.cells)
+    }
+    return Tried(name, scores, cells)
+
+
+def _missing(grid: Grid, family: Sequence[Grid]) -> list[float]:
+    """What was tried for others of the family and not for this one."""
+    return sorted({value for other in family for value in other.scores} - set(grid.scores))
 
 
 def _past_ends(
     book: Book,
-    grids: list[Grid],
+    families: Sequence[Sequence[Grid]],
     search: Search,
     what: str,
     score: Scoring = score_of,
     factor: float | None = None,
-) -> list[Grid]:
-    """While the best of a grid lies at an end, one more value beyond it, as often as `most` allows."""
+) -> None:
+    """While the best on average of a family lies at an end, one more value beyond it, up to `most`."""
+    grids = list(itertools.chain.from_iterable(families))
     for _ in range(search.most - RATES_AT_FIRST):
-        due = [_beyond(grid, factor) for grid in grids]
+        due = [_beyond(together("", family), factor) for family in families]
         if not any(due):
             break
-        _try(book, grids, due, search, what, score)
-    return grids
+        each = [values for family, values in zip(families, due, strict=True) for _ in family]
+        _try(book, grids, each, search, what, score)
 
 
 def _try(
@@ -136,7 +186,7 @@ def _first(start: float, search: Search) -> list[float]:
     return [start, *around][: search.most]
 
 
-def _beyond(grid: Grid, factor: float | None) -> list[float]:
+def _beyond(grid: Tried, factor: float | None) -> list[float]:
     """One more where the best lies at an end, none if it lies inside or a ratio leads nowhere from there (0).
 
     It is `factor` away; without one as far as the end's neighbour is, as a ratio.

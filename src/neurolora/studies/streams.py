@@ -1,20 +1,19 @@
 """Studies of streams (Table 3): tasks learned one after another by each strategy, seed by seed.
 
 Room: studies. A strategy trains a method at the one learning rate that is best for it on average over the
-tasks (`single.find_rates`), and its own settings are chosen on validation rows, with the search's seeds.
+tasks (`search.search_together`), and its own settings are chosen on validation rows, with the search's seeds.
 """
 
 from __future__ import annotations
 
 import itertools
 from functools import partial
-from statistics import mean
 from typing import Any
 
 from neurolora.studies.book import Book
 from neurolora.studies.cells import Cell
-from neurolora.studies.search import Grid, Wanted, search_values
-from neurolora.studies.single import Rates, find_rates, train_of
+from neurolora.studies.search import Grid, Wanted, search_together, search_values
+from neurolora.studies.single import find_rates, train_of
 from neurolora.studies.spec import Scale, StreamRow, Study
 from neurolora.studies.table import AVERAGE, Table, mean_costs
 
@@ -28,10 +27,11 @@ def run_streams(study: Study, scale: Scale, book: Book) -> Table:
     table = Table({task: scale.tasks[task].name for task in study.tasks} | TITLES)
     methods = {row.of: study.methods[row.of] for row in study.stream_rows.values()}
     grids = find_rates(methods, study.tasks, scale, book, study.id)
-    common = {method: common_grid(methods[method].name, found) for method, found in grids.items()}
-    tried = [grid for found in grids.values() for grid in found.values()]
-    table.searches = [grid.to_dict() for grid in [*tried, *common.values()]]
-    rates = {method: grid.best for method, grid in common.items()}
+    families = {f"{methods[of].name}, all tasks": list(found.values()) for of, found in grids.items()}
+    common = search_together(book, families, scale.search, f"{study.id}, common rates")
+    tried = itertools.chain.from_iterable(families.values())
+    table.searches = [grid.to_dict() for grid in (*tried, *common)]
+    rates = {of: found.best for of, found in zip(grids, common, strict=True)}
     settings = _search(study, scale, book, rates, table)
     plan = {
         (label, seed): _stream(
@@ -51,17 +51,6 @@ def run_streams(study: Study, scale: Scale, book: Book) -> Table:
         records = [found[cell.key] for (row, _), cell in plan.items() if row == label]
         table.costs[label] = mean_costs(records)
     return table
-
-
-def common_grid(name: str, rates: Rates) -> Grid:
-    """The rates tried on all tasks, each with its seeds' mean scores; where none were, the given one."""
-    grids = list(rates.values())
-    everywhere = set.intersection(*(set(grid.scores) for grid in grids))
-    means = {
-        rate: [mean(of_seed) for of_seed in zip(*(grid.scores[rate] for grid in grids), strict=True)]
-        for rate in everywhere
-    }
-    return Grid(f"{name}, all tasks", grids[0].make, means, grids[0].cells)
 
 
 def _search(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
-from neurolora.studies.search import Wanted, search_rates, search_values
+from neurolora.studies.search import Wanted, search_rates, search_together, search_values
 from neurolora.studies.spec import Search
-from neurolora.studies.streams import common_grid
 
 
 class Fake:
@@ -55,8 +55,14 @@ def test_it_ends_at_the_most_and_says_that_it_stands_at_an_end() -> None:
 
 
 def test_of_equal_values_the_lowest_is_taken() -> None:
-    _, grid = search(lambda rate: 1.0, most=3)
-    assert grid.best == 1e-3
+    _, grid = search(lambda rate: min(rate, 1e-2), most=3)
+    assert (sorted(grid.tried), grid.best) == ([1e-3, 1e-2, 1e-1], 1e-2)
+
+
+def test_where_all_are_equal_the_search_stays_where_it_began() -> None:
+    """Nothing was learned at any of them, say: no reason to go down."""
+    book, grid = search(lambda rate: 0.0)
+    assert (book.runs, grid.best, grid.at_an_end) == ([3], 1e-2, False)
 
 
 def test_with_one_value_nothing_is_run() -> None:
@@ -109,12 +115,49 @@ def test_nothing_lies_beyond_zero_by_a_ratio(values: list[float], best: float) -
     assert sorted(grid.tried) == values + ([16.0] if best and len(values) == 3 else [])
 
 
-def test_the_common_rate_is_the_best_mean_among_rates_tried_everywhere() -> None:
-    first = search(lambda rate: -abs(rate - 1e-2))[1]
-    second = search(lambda rate: -2 * abs(rate - 1e0))[1]
-    grid = common_grid("x", {"a": first, "b": second})
-    assert (sorted(grid.tried), grid.best, grid.at_an_end) == ([1e-3, 1e-2, 1e-1], 1e-1, True)
-    assert common_grid("x", {"a": search(lambda rate: 0.0, most=1)[1]}).best == 1e-2
+class Task:
+    """The cells of one of two tasks."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, value: float, seed: int) -> Any:
+        cell = Named(value, seed)
+        cell.key, cell.asked = f"{self.name}, {cell.key}", (self.name, value)  # type: ignore[assignment]
+        return cell
+
+
+def common(rule: Any, most: int = 5) -> Any:
+    """The rate that two tasks have in common, after a search for each; and what each run had to do."""
+    book, asked = Fake(rule), Search(factor=10.0, most=most)  # type: ignore[call-arg]
+    wanted = [Wanted(name, Task(name), [1e-2]) for name in ("a", "b")]
+    family = search_rates(book, wanted, asked, "x")  # type: ignore[arg-type]
+    return book, family, search_together(book, {"both": family}, asked, "x")[0]  # type: ignore[arg-type]
+
+
+def test_for_the_common_rate_what_one_task_tried_is_tried_for_all() -> None:
+    peaks = {"a": 1e-2, "b": 1e-1}
+    book, family, grid = common(lambda task, rate: -abs(math.log10(rate / peaks[task])))
+    assert sorted(family[1].tried) == [1e-3, 1e-2, 1e-1, 1.0]  # on past an end by itself
+    assert sorted(family[0].tried) == [1e-3, 1e-2, 1e-1, 1.0]  # 1.0 for the sake of the other
+    assert (book.runs, grid.best, grid.name) == ([6, 1, 1], 1e-2, "both")
+    assert grid.tried[1e-1] == pytest.approx(-0.5)
+    assert [cell.key for cell in grid.cells[1e-1]] == ["a, 0.1, 100", "b, 0.1, 100"]
+
+
+def test_the_common_rate_goes_on_past_an_end_that_no_task_alone_had() -> None:
+    scores = {
+        "a": {1e-5: 0.0, 1e-4: 50.0, 1e-3: 0.0, 1e-2: 1.0, 1e-1: 0.0},
+        "b": {1e-5: 0.0, 1e-4: 0.0, 1e-3: 5.0, 1e-2: 4.0, 1e-1: 0.0},
+    }
+    book, family, grid = common(lambda task, rate: scores[task][rate])
+    assert (book.runs, grid.best, grid.at_an_end) == ([6, 1, 1, 2], 1e-4, False)
+    assert [sorted(one.tried) for one in family] == [sorted(scores["a"]), sorted(scores["b"])]
+
+
+def test_with_one_rate_the_common_one_is_that_and_nothing_is_run() -> None:
+    book, _, grid = common(lambda task, rate: 0.0, most=1)
+    assert (book.runs, grid.best, grid.tried) == ([], 1e-2, {})
 
 
 def test_rates_are_the_same_numbers_however_they_are_reached() -> None:
