@@ -44,7 +44,17 @@ def get_auxiliary_loss(model: nn.Module) -> Tensor:
     orthogonality, context = weighted_orthogonality_loss(model), context_of(model)
     if context is not None:
         context.orthogonality_loss = orthogonality.detach()
+        context.untaken = False
     return orthogonality + weighted_balance_loss(model)
+
+
+def has_auxiliary_loss(context: ForwardContext) -> bool:
+    """Whether the last forward recorded something that a loss with a weight is made of."""
+    return any(
+        layer.settings[adapter].orthogonality_weight > 0 or layer.settings[adapter].balance_weight > 0
+        for layer in context.layers
+        for adapter in layer.records
+    )
 
 
 def weighted_balance_loss(model: nn.Module) -> Tensor:

@@ -65,6 +65,8 @@ class ForwardContext:
     adds_loss: a PEFT wrapper runs this forward, so the loss in its outputs gets the auxiliary loss.
     auxiliary_scale: what that loss is multiplied with: as the caller asks, else as `hooks.py` finds.
     task_loss, orthogonality_loss: the parts of the last loss, for those who log them.
+    untaken: the last forward had an auxiliary loss that nobody has taken; has_warned: somebody was told.
+    ranks_likelihoods: the trainer's loss lowers some log-likelihoods (likelihoods.py).
     """
 
     two_sided: bool = False
@@ -80,6 +82,9 @@ class ForwardContext:
     auxiliary_scale: Tensor | float | None = None
     task_loss: Tensor | None = None
     orthogonality_loss: Tensor | None = None
+    untaken: bool = False
+    has_warned: bool = False
+    ranks_likelihoods: bool = False
     handover: Handover = field(default_factory=Handover)
     families: dict[tuple[object, ...], list[NeuroLoraLayer]] = field(default_factory=dict)
     grouped: int = 0

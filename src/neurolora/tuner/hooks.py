@@ -8,13 +8,17 @@ Only a wrapper's forward gets the loss added.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from neurolora.tuner.auxiliary import auxiliary_share, get_auxiliary_loss
+from neurolora.errors import explain
+from neurolora.tuner.auxiliary import auxiliary_share, get_auxiliary_loss, has_auxiliary_loss
 from neurolora.tuner.context import ForwardContext
+from neurolora.tuner.likelihoods import attach_to_likelihoods
 
 SCALE = "auxiliary_scale"
 
@@ -28,6 +32,7 @@ class _Open:
     def __call__(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        _warn_if_untaken(self.context)
         self.context.begin(_named_inputs(model.forward, args, kwargs))
         self.context.auxiliary_scale = kwargs.get(SCALE)
         if SCALE not in kwargs:
@@ -44,6 +49,7 @@ class _Close:
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
         self.context.end()
         self.context.task_loss = self.context.orthogonality_loss = None
+        self.context.untaken = torch.is_grad_enabled() and has_auxiliary_loss(self.context)
         if not self.context.adds_loss or outputs is None:
             return None
         return _add_auxiliary_loss(self.context, model, outputs, _named_inputs(model.forward, args, kwargs))
@@ -95,7 +101,27 @@ def _add_auxiliary_loss(
     auxiliary = get_auxiliary_loss(model)
     if context.auxiliary_scale is None:
         context.auxiliary_scale = auxiliary_share(inputs, _shifts_labels(model))
+    likelihoods = getattr(outputs, "log_probs", None)
+    if isinstance(likelihoods, Tensor) and likelihoods.requires_grad:  # of TRL's fused head
+        outputs.log_probs = attach_to_likelihoods(likelihoods, auxiliary, context)
     return _with_loss(outputs, task_loss + (auxiliary * context.auxiliary_scale).to(task_loss))
+
+
+def _warn_if_untaken(context: ForwardContext) -> None:
+    """Say once that the auxiliary loss of the forward before was taken by nobody."""
+    if not context.untaken or context.has_warned or not torch.is_grad_enabled():
+        return
+    context.untaken, context.has_warned = False, True
+    warnings.warn(UNTAKEN, UserWarning, stacklevel=2)
+
+
+UNTAKEN = explain(
+    "Adding the orthogonality loss (Eq. 8)",
+    "the last training forward was not given labels, or not by PEFT's wrapper, and so had no loss to add it "
+    "to; the caller did not add it either",
+    "Add neurolora.get_auxiliary_loss(model) to your loss, use NeuroLoraTrainer, or set "
+    "orthogonality_weight=0",
+)
 
 
 def _shifts_labels(model: nn.Module) -> bool:
