@@ -82,3 +82,11 @@ def _known(values: Sequence[float]) -> list[float]:
         found = f"{missing} of {len(given)} values were not measured"
         raise DataError(explain("a mean over runs", found, "Finish the runs"))
     return given
+
+
+def verdict(difference: Interval) -> str:
+    """`held` or `opposite` where the interval leaves 0 out, `open` where not, or where nothing varies."""
+    low, high = difference["low"], difference["high"]
+    if low is None or high is None or low == high or low <= 0 <= high:
+        return "open"
+    return "held" if low > 0 else "opposite"

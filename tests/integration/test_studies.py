@@ -72,6 +72,14 @@ def test_what_is_merged_are_the_adapters_of_table_1(all_done: Path) -> None:
         assert row["values"]["alone"] == pytest.approx(alone[row["name"]], abs=1e-3)
         kept = [100 * m / a for m, a in zip(row["values"]["sum"], row["values"]["alone"], strict=True)]
         assert row["values"]["sum_kept"] == pytest.approx(kept, rel=1e-2)
+        base = found["base"]["alone"]
+        assert base == pytest.approx(first["base"]["average"])
+        gains = zip(row["values"]["sum"], row["values"]["alone"], strict=True)
+        gained = [100 * (m - base) / (a - base) if a > base else 0.0 for m, a in gains]
+        assert row["values"]["sum_gained"] == pytest.approx(gained, rel=1e-2, abs=1e-2)
+        assert sum(row["parts"]["sum"].values()) / 2 == pytest.approx(
+            row["intervals"]["sum"]["mean"], abs=1e-3
+        )
         assert row["costs"].pop("merge_seconds") > 0
         assert row["costs"] == next(one["costs"] for one in first["rows"] if one["name"] == row["name"])
     assert set(found["cells"]) & set(first["cells"])
@@ -123,7 +131,8 @@ def test_the_pages_show_every_study(all_done: Path) -> None:
         assert title in markdown
     page = (all_done / "out" / "results-tiny.html").read_text()
     assert page.count("<svg") >= 4
-    assert "paper: average" in page
+    assert "The paper&#39;s figures" in page
+    assert "before training" in markdown
 
 
 def test_seeds_that_are_added_leave_the_others_alone(
@@ -134,7 +143,10 @@ def test_seeds_that_are_added_leave_the_others_alone(
     done = set(records(tmp_path))
     capsys.readouterr()
     assert run(folder, tmp_path, "k", "--quick", "--seeds", "0,1", "--dry-run", "--json") == 0
-    assert json.loads(capsys.readouterr().out)[0]["done"] == [{"what": "k", "done": 2, "of": 4}]
+    assert json.loads(capsys.readouterr().out)[0]["done"] == [
+        {"what": "k, before training", "done": 1, "of": 1},
+        {"what": "k", "done": 2, "of": 4},
+    ]
     assert run(folder, tmp_path, "k", "--quick", "--seeds", "0,1") == 0
     added = {record["name"] for key, record in records(tmp_path).items() if key not in done}
     assert {name.rpartition(", ")[2] for name in added} == {"seed 1"}
@@ -167,6 +179,10 @@ def test_wrong_words_are_refused_before_anything_runs(
     assert "did you mean k?" in capsys.readouterr().err
     assert run(folder, tmp_path, "k", "--seeds", "zero") == 2
     assert run(folder, tmp_path, "k", "--set", "eval.limit") == 2
+    assert run(folder, tmp_path, "k", "--set", "label=tiny", "--set", "eval.limit=1") == 2
+    assert "tells results apart" in capsys.readouterr().err
+    assert run(folder, tmp_path, "k", "--seeds", "0,-1") == 2
+    assert run(folder, tmp_path, "k", "--set", "rates.neurolora=0") == 2
     assert run(folder, tmp_path, "k", "--set", "eval.limits=1") == 2
     assert "eval.limits" in capsys.readouterr().err
     assert run(folder, tmp_path, "k", "--model", str(tmp_path / "nothing")) == 2
@@ -212,14 +228,16 @@ def test_a_model_whose_scores_are_no_numbers_counts_as_nothing(
 def test_a_result_names_all_that_it_comes_from(all_done: Path) -> None:
     """Searches, and of what was scored or merged also the training, wherever and by what it was made."""
     every = records(all_done)
-    for study, kinds in (("table1", {"train", "score"}), ("table2", {"train", "score", "merge"})):
+    for study, own in (("table1", set()), ("table2", {"merge"})):
         cells = result(all_done, study)["cells"]
-        assert {every[key]["kind"] for key in cells} == kinds
+        assert {every[key]["kind"] for key in cells} == {"base", "train", "score"} | own
         made = [every[key]["environment"]["time"] for key in cells]
         environment = result(all_done, study)["environment"]
         assert (environment["first"], environment["last"]) == (min(made), max(made))
     tried = sum(len(search["tried"]) for search in result(all_done, "k")["searches"])
-    assert len(result(all_done, "k")["cells"]) == 2 * (tried + 2 * 2)  # trained and scored; rows, seeds
+    assert len(result(all_done, "k")["cells"]) == 1 + 2 * (
+        tried + 2 * 2
+    )  # base; trained and scored; rows, seeds
 
 
 def test_a_result_says_what_was_measured_and_on_how_much(all_done: Path) -> None:
@@ -270,6 +288,52 @@ def test_a_run_that_diverges_counts_as_nothing_and_stops_nothing(
     assert all(name.endswith("seed 1") for name in found["diverged"])
     monkeypatch.setattr("neurolora.studies.book.do_work", lambda *_: pytest.fail("a cell was run again"))
     reproduce(load_study(folder, "k"), load_scale(folder, "tiny"), book)
+
+
+def test_a_stream_that_diverges_leaves_its_row_out_and_the_others_stand(
+    tmp_path: Path, tiny_studies: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no BWT; with the row gone its statements are not measured."""
+    from neurolora.training.trainer import NeuroLoraTrainer
+
+    check = NeuroLoraTrainer._check_finite
+
+    def diverge(trainer: NeuroLoraTrainer, value: float, what: str) -> None:
+        is_lora = trainer.model.peft_config["default"].peft_type == "LORA"
+        check(trainer, float("nan") if is_lora and trainer.args.seed == 1 else value, what)
+
+    monkeypatch.setattr(NeuroLoraTrainer, "_check_finite", diverge)
+    folder = tiny_studies.write_studies(tmp_path, ("table3",))
+    path = folder / "table3" / "spec.yaml"
+    claim = {"say": "x", "better": ["seq", "bwt"], "than": ["ewc", "bwt"]}
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "claims": [claim]}))
+    assert run(folder, tmp_path, "table3", "--set", "search.most=1") == 0
+    (found,) = (json.loads(one.read_text()) for one in (tmp_path / "out" / "table3").glob("*.json"))
+    assert [row["id"] for row in found["rows"]] == ["seq"]
+    assert found["diverged"] == ["EWC, seed 1"]
+    assert found["claims"][0]["verdict"] == "not measured"
+
+
+def test_another_name_of_the_same_model_begins_a_stopped_cell_anew(
+    tmp_path: Path, tiny_studies: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell is known by what is in the model; a run that goes on asks where it lies."""
+    folder = tiny_studies.write_studies(tmp_path, ("k",))
+    from neurolora.training.trainer import NeuroLoraTrainer
+
+    step = NeuroLoraTrainer.training_step
+
+    def stop(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    scale = yaml.safe_load((folder / "scales" / "tiny.yaml").read_text())
+    model = Path(scale["model"]["model_name_or_path"])
+    other = tmp_path / "other"
+    other.symlink_to(model.resolve())
+    monkeypatch.setattr(NeuroLoraTrainer, "training_step", stop)
+    assert run(folder, tmp_path, "k", "--quick") != 0
+    monkeypatch.setattr(NeuroLoraTrainer, "training_step", step)
+    assert run(folder, tmp_path, "k", "--quick", "--model", str(other)) == 0
 
 
 def test_a_whole_model_is_trained_again_for_another_score(tmp_path: Path, tiny_studies: ModuleType) -> None:

@@ -20,7 +20,10 @@ Name = Annotated[
     str, typer.Argument(metavar="STUDY", help="table1, table2, table3, table4, k, lambda, gate, or all.")
 ]
 ScaleName = Annotated[
-    str, typer.Option("--scale", help="miniature (the bundled world, two cores), small (one GPU), paper.")
+    str,
+    typer.Option(
+        "--scale", help="miniature (the bundled world, two cores), stories, small (one GPU), paper."
+    ),
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="One seed and few rows: a look, in minutes.")]
 Model = Annotated[str | None, typer.Option("--model", help="Folder or hub name, in place of the scale's.")]
@@ -144,8 +147,8 @@ def _places(studies: Path, work_dir: Path, results_dir: Path | None, scale: Scal
 def _run(
     chosen: list[Study], scale: Scale, places: Places, jobs: int | None, older: bool, as_json: bool
 ) -> None:
-    from neurolora.report.studies import read_results, require_marks, write_pages
-    from neurolora.studies import Book, require_fitting, require_same_settings, stored_results
+    from neurolora.report.studies import require_marks
+    from neurolora.studies import Book, require_fitting, require_same_settings
     from neurolora.studies.book import quiet_libraries
 
     quiet_libraries()
@@ -155,9 +158,7 @@ def _run(
         require_marks(places.readme)
     with progress_bars() as bars:
         book = Book(places.cells, jobs or _default_jobs(), older, _shown_in(bars))
-        done, failed = _all_that_go(chosen, scale, places, book)
-    found = read_results(stored_results(places.results, scale))
-    pages = write_pages(found, places.pages, places.readme) if found else []
+        done, pages, failed = _all_that_go(chosen, scale, places, book)
     if failed is not None:
         raise failed
     if as_json:
@@ -169,27 +170,40 @@ def _run(
 
 def _all_that_go(
     chosen: list[Study], scale: Scale, places: Places, book: Book
-) -> tuple[list[dict[str, Any]], Exception | None]:
-    """The results of the studies, and the first error: hours of others do not wait for the one that fails.
+) -> tuple[list[dict[str, Any]], list[Path], Exception | None]:
+    """The results of the studies, their pages, and the first error.
 
-    Raises OutputError at once, which another study would meet as well.
+    Hours of others do not wait for one that fails, and pages are written after each, so that they say what
+    the results say whenever the command is stopped. Raises OutputError at once: others would meet it too.
     """
     from neurolora.errors import NeuroLoraError, OutputError
     from neurolora.studies import reproduce, write_result
 
     done: list[dict[str, Any]] = []
+    pages: list[Path] = []
     failed: Exception | None = None
     for study in chosen:
         try:
             result = reproduce(study, scale, book)
             told = str(write_result(places.results, study, scale, result))
             done.append(result)
+            pages = _show(result, scale, places)
         except OutputError:
             raise
         except (NeuroLoraError, RuntimeError) as error:
             failed, told = failed or error, f"failed: {error}"
         messages().print(f"{study.id}: {told}", markup=False)
-    return done, failed
+    return done, pages, failed
+
+
+def _show(result: dict[str, Any], scale: Scale, places: Places) -> list[Path]:
+    """The pages of all stored results that have this one's settings; others are due to be run again."""
+    from neurolora.report.studies import read_results, settings_of, write_pages
+    from neurolora.studies import stored_results
+
+    found = read_results(stored_results(places.results, scale))
+    alike = [each for each in found if settings_of(each) == settings_of(result)]
+    return write_pages(alike, places.pages, places.readme)
 
 
 def _shown_in(bars: Any) -> Any:

@@ -19,14 +19,15 @@ from neurolora.report.study_facts import (
     Result,
     TextTable,
     by_verdict,
-    claims,
     costs,
     differences,
     hypotheses,
     in_words,
+    printed,
     provenance,
     scores,
     searches,
+    task_parts,
 )
 from neurolora.report.study_pictures import curve_picture, score_bars
 
@@ -35,10 +36,11 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 NOTE = (
     "Means over seeds, ± half of a 95% interval (Student's t): what another seed would change. That other "
     "test rows could have been drawn is not in it, as all seeds are scored on the same, nor that validation "
-    "could have chosen otherwise, as rates and weights are chosen once for all seeds. The paper's figures "
-    "are of Llama-3-8B on its own tasks and stand beside ours for their order alone. A statement of the "
-    "paper counts as held where the 95% interval of the difference, paired by seed, lies above 0, as the "
-    "opposite where it lies below; of twenty that are not true one would be judged by chance all the same."
+    "could have chosen otherwise, as rates and weights are chosen once for all seeds. Where runs of a row "
+    "end far apart, as some fail, the interval says little: look at the points in the pictures. The paper's "
+    "figures are of Llama-3-8B on its own tasks; what can be compared is their order. A statement counts as "
+    "held where the 95% interval of the difference, paired by seed, lies above 0, as the opposite where it "
+    "lies below: of pairs that do not differ, one in twenty would be judged, one way or the other, by chance."
 )
 
 
@@ -56,16 +58,22 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return found
 
 
+def settings_of(result: Result) -> tuple[str, str]:
+    """What the results of one page have in common: the sizes' fingerprint and the model's."""
+    return result["sizes_fingerprint"], result["model_fingerprint"]
+
+
 def results_markdown(results: Sequence[Result]) -> str:
-    """All results as one Markdown page: statements first, then each study."""
+    """All results as one Markdown page: what held and what did not first, then each study."""
     pictures = f"[With pictures]({page_name(results)}.html)."
     parts = ["# Results\n", f"{in_words(results)} {NOTE} {pictures}\n"]
     for title, sayings in by_verdict(results):
         parts += [f"**{title}**\n", "".join(f"- {saying}\n" for saying in sayings)]
     for result in results:
         parts += [f"## {result['title']}\n", f"{result['about']}\n", _markdown(scores(result))]
+        parts += _section("The paper's figures", printed(result))
+        parts += _section("Task by task, means over seeds", task_parts(result))
         parts += _section("Paired by seed", differences(result))
-        parts += _section("What the paper says", claims(result))
         parts += _section("What we asked", hypotheses(result))
         parts += _section("Costs", costs(result))
         parts += _section("Chosen on validation rows, with other seeds", searches(result))
@@ -95,11 +103,28 @@ def readme_block(results: Sequence[Result]) -> str:
     )
     parts = [f"{about} 95% interval. {in_words(results)}\n"]
     for result in results:
-        table = scores(result)
-        own = 1 + len(result["columns"])
-        short = TextTable(table.columns[:own], [row[:own] for row in table.rows])
-        parts += [f"**{result['title']}**\n", _markdown(short)]
+        if len(result["columns"]) > 1:  # the ablations and curves of one task stand on the page
+            parts += [f"**{result['title']}**\n", _markdown(_short(result))]
     return "\n".join(parts)
+
+
+def _short(result: Result) -> TextTable:
+    """The scores that a README shows: of merges what is kept; beside single tasks the trained parameters."""
+    table = scores(result)
+    if result["kind"] == "merging":
+        ids = [column["id"] for column in result["columns"]]
+        shown = [
+            0,
+            *(place for place, name in enumerate(ids, start=1) if name.endswith(("_kept", "_gained"))),
+        ]
+        rows = table.rows[1:] if result.get("base") else table.rows  # before training nothing is kept
+        columns = [table.columns[place] for place in shown]
+        return TextTable(columns, [[row[place] for place in shown] for row in rows])
+    if result["kind"] == "single":
+        trained = {row["name"]: row["costs"].get("trainable", 0) for row in result["rows"]}
+        rows = [[*row, f"{trained.get(row[0], 0):,}"] for row in table.rows]
+        return TextTable([*table.columns, "trained parameters"], rows)
+    return table
 
 
 def with_block(text: str, block: str, where: str) -> str:
@@ -123,7 +148,7 @@ def write_pages(results: Sequence[Result], folder: Path, readme: Path | None = N
     Only the miniature's stand in a README. Raises OutputError, and DataError for results of different
     settings, or a README without the marks.
     """
-    if len({(result["sizes_fingerprint"], result["model_fingerprint"]) for result in results}) > 1:
+    if len(set(map(settings_of, results))) > 1:
         found = ", ".join(f"{result['study']}: {result['sizes_fingerprint']}" for result in results)
         do = "Run all of them again: cells that are still right are only read"
         raise DataError(explain("one page of results of one scale", f"their settings differ ({found})", do))
@@ -146,7 +171,11 @@ def write_pages(results: Sequence[Result], folder: Path, readme: Path | None = N
 
 def _study(result: Result) -> dict[str, Any]:
     columns = [column["id"] for column in result["columns"]]
-    drawn = [name for name in columns if name in ("average", "bwt") or name.endswith("_kept")] or columns[-1:]
+    drawn = (
+        columns
+        if result["kind"] == "single"
+        else [name for name in columns if name in ("average", "bwt") or name.endswith("_kept")]
+    )
     draw = curve_picture if result["curve"] else score_bars
     return {
         "title": result["title"],
@@ -154,7 +183,8 @@ def _study(result: Result) -> dict[str, Any]:
         "pictures": [draw(result, column) for column in drawn],
         "scores": scores(result),
         "differences": differences(result),
-        "claims": claims(result),
+        "printed": printed(result),
+        "parts": task_parts(result),
         "hypotheses": hypotheses(result),
         "costs": costs(result),
         "searches": searches(result),

@@ -5,12 +5,13 @@ Room: report. Reads the plain JSON that `studies` writes; pure functions.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from neurolora.evaluation.task_scores import METRICS
-from neurolora.intervals import with_half
+from neurolora.intervals import paired, verdict, with_half
 from neurolora.report.page import ABSENT, number
 
 Result = Mapping[str, Any]
@@ -36,25 +37,43 @@ def spread(interval: Mapping[str, Any] | None) -> str:
 
 
 def scores(result: Result) -> TextTable:
-    """Each row's means over seeds with intervals, and the paper's figures beside them."""
-    columns = ["", *(column["name"] for column in result["columns"])]
-    printed = [column["id"] for column in result["columns"] if _is_printed(result, column["id"])]
-    names = {column["id"]: column["printed"] for column in result["columns"]}
-    columns += [f"paper: {names[column]}" for column in printed]
-    rows = []
-    for row in result["rows"]:
-        own = [spread(row["intervals"].get(column["id"])) for column in result["columns"]]
-        paper = [_printed(row["paper"].get(column)) for column in printed]
-        rows.append([row["name"], *own, *paper])
-    return TextTable(columns, rows)
+    """Each row's means over seeds with intervals; before them what the model scores untrained."""
+    columns = [column["id"] for column in result["columns"]]
+    base = result.get("base", {})
+    rows = [["before training", *(_one(base.get(column)) for column in columns)]] if base else []
+    rows += [
+        [row["name"], *(spread(row["intervals"].get(column)) for column in columns)] for row in result["rows"]
+    ]
+    return TextTable(["", *(column["name"] for column in result["columns"])], rows)
 
 
-def _is_printed(result: Result, column: str) -> bool:
-    return any(column in row["paper"] for row in result["rows"])
+def printed(result: Result) -> TextTable:
+    """The paper's figures, under the paper's names."""
+    columns = [
+        column for column in result["columns"] if any(column["id"] in row["paper"] for row in result["rows"])
+    ]
+    rows = [
+        [row["name"], *(_one(row["paper"].get(column["id"])) for column in columns)]
+        for row in result["rows"]
+        if columns and row["paper"]
+    ]
+    return TextTable(["", *(column["printed"] for column in columns)], rows)
 
 
-def _printed(value: float | None) -> str:
+def _one(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.1f}"
+
+
+def task_parts(result: Result) -> TextTable:
+    """What an average over tasks is made of: the mean over seeds of each task."""
+    names = {column["id"]: column["name"] for column in result["columns"]}
+    tasks = result["tasks"]
+    rows = [
+        [row["name"], names[column], *(_one(found[task]) for task in tasks)]
+        for row in result["rows"]
+        for column, found in row.get("parts", {}).items()
+    ]
+    return TextTable(["", "", *(task["name"] for task in tasks.values())], rows)
 
 
 def differences(result: Result) -> TextTable:
@@ -132,6 +151,33 @@ def claims(result: Result) -> TextTable:
     return _judged(result["claims"], "the paper says")
 
 
+@dataclass(frozen=True)
+class Order:
+    """Two rows that the paper's figures of a column put in an order, and what the results say of it."""
+
+    say: str
+    verdict: str
+
+
+def orders(result: Result) -> list[Order]:
+    """Every pair of rows in every column of which the paper prints two figures that differ."""
+    found = []
+    for column in result["columns"]:
+        name = column["id"]
+        if (result["kind"], name) == ("merging", "alone"):  # Table 1's average once more
+            continue
+        rows = [row for row in result["rows"] if name in row["paper"] and name in row["values"]]
+        for one, other in itertools.combinations(rows, 2):
+            if one["paper"][name] == other["paper"][name]:
+                continue
+            above, below = sorted((one, other), key=lambda row: row["paper"][name], reverse=True)
+            ours = paired(above["values"][name], below["values"][name])
+            figures = f"{above['paper'][name]:.1f} and {below['paper'][name]:.1f}"
+            say = f"{column['name']}: {above['name']} above {below['name']} ({figures})"
+            found.append(Order(f"{say}, here {difference(ours)}", verdict(ours)))
+    return found
+
+
 def hypotheses(result: Result) -> TextTable:
     """Our own sentences with what these results say of them."""
     return _judged(result["hypotheses"], "we asked whether")
@@ -160,7 +206,15 @@ def in_words(results: Sequence[Result]) -> str:
     if counted["not measured"]:
         parts.append(f"{counted['not measured']} could not be measured")
     statements = "statement" if of == 1 else "statements"
-    return f"Of {of} {statements} that the paper makes in words or figures, {'; '.join(parts)}."
+    told = f"Of {of} {statements} of the paper that the studies name, {'; '.join(parts)}."
+    each = [order.verdict for result in results for order in orders(result)]
+    if not each:
+        return told
+    pairs = "order of two rows" if len(each) == 1 else "orders of two rows"
+    return (
+        f"{told} Of {len(each)} {pairs} that the figures of its tables give, {each.count('held')} are the "
+        f"same here, {each.count('opposite')} the other way round; {each.count('open')} are not decided."
+    )
 
 
 def by_verdict(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
@@ -176,7 +230,11 @@ def by_verdict(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
         for claim in result["claims"]:
             told = "" if claim["difference"] is None else f" ({difference(claim['difference'])})"
             found[claim["verdict"]].append(f"{claim['say']}{told}")
-    return [(titles[verdict], sayings) for verdict, sayings in found.items() if sayings]
+    titled = {titles[kind]: sayings for kind, sayings in found.items()}
+    titled["Orders of the paper's figures that are the other way round"] = [
+        order.say for result in results for order in orders(result) if order.verdict == "opposite"
+    ]
+    return [(title, sayings) for title, sayings in titled.items() if sayings]
 
 
 def _task(task: Mapping[str, Any]) -> str:
@@ -215,7 +273,12 @@ def provenance(result: Result) -> list[tuple[str, str]]:
         ("Versions", ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())),
     ]
     if result.get("diverged"):
-        rows.append(("Training became NaN, counted as 0", "; ".join(result["diverged"])))
+        how = "left out with its row" if result["kind"] == "streams" else "counted as 0"
+        rows.append((f"Training became NaN, {how}", "; ".join(result["diverged"])))
     if result["older_code"]:
         rows.append(("Made by other code", f"{result['older_code']} cells, taken as they were"))
+    if result.get("notes"):
+        rows.append(("Merging", "; ".join(result["notes"])))
+    if result["scale"].get("note"):
+        rows.append(("To know", result["scale"]["note"]))
     return rows

@@ -13,7 +13,7 @@ from neurolora.report.study_facts import Result, spread
 
 
 def score_bars(result: Result, column: str) -> Picture:
-    """A bar for each row with its interval over seeds; a mark where the paper has the figure."""
+    """A bar for each row with its interval over seeds, and a point for each seed."""
     name = next(each["name"] for each in result["columns"] if each["id"] == column)
     rows = [row for row in result["rows"] if column in row["intervals"]]
     with canvas(tall(len(rows))) as (figure, axes):
@@ -26,8 +26,9 @@ def score_bars(result: Result, column: str) -> Picture:
             )
             look = {"color": SERIES[0], "height": 0.6, "ecolor": INK, "error_kw": {"lw": 1.0}, "capsize": 3}
             axes.barh([place], [found["mean"]], xerr=error, **look)
-            if column in row["paper"]:
-                axes.plot([row["paper"][column]], [place], marker="D", color=SERIES[1], markersize=5)
+            values = row["values"][column]
+            points = {"linestyle": "none", "marker": "o", "markersize": 2.5, "color": SERIES[1]}
+            axes.plot(values, [place] * len(values), **points)
         label_rows(axes, [row["name"] for row in rows])
         axes.invert_yaxis()
         axes.axvline(0, color=FAINT, lw=0.8)
@@ -35,12 +36,7 @@ def score_bars(result: Result, column: str) -> Picture:
         axes.grid(axis="x")
         best = max(rows, key=lambda row: row["intervals"][column]["mean"])
         told = f"Highest here: {best['name']}, {spread(best['intervals'][column])}"
-        marks = "; diamonds: the paper's figures, of another model" if _has_paper(rows, column) else ""
-        return Picture(f"{result['title']}: {name}", to_svg(figure), f"{told}{marks}")
-
-
-def _has_paper(rows: list[Any], column: str) -> bool:
-    return any(column in row["paper"] for row in rows)
+        return Picture(f"{result['title']}: {name}", to_svg(figure), f"{told}; a point is a seed")
 
 
 def curve_picture(result: Result, column: str) -> Picture:

@@ -1,4 +1,4 @@
-"""One cell of a study: a training run, a score, a merge or a stream, with what it builds on; and its key.
+"""One cell of a study: what is asked for, what it builds on, and its key.
 
 Room: studies. Made by the kinds of studies (`single.py`, `merging.py`, `streams.py`), run by `work.py`, kept
 by `book.py`. A cell's key is the fingerprint of what was asked for and of the data and the model behind it,
@@ -40,7 +40,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is asked for. kind: `train`, `score`, `merge` or `stream`.
+    """What is asked for. kind: `base`, `train`, `score`, `merge` or `stream`.
 
     name: for people. work: the config of a run, without the model's and the run's folders; of a merge, its
     settings. parents: the cells whose adapters are scored or merged. scores: what is measured (a stream's

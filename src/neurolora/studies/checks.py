@@ -14,6 +14,8 @@ from neurolora.studies.results import setting_of
 from neurolora.studies.single import any_training
 from neurolora.studies.spec import Row, Scale, StreamRow, Study
 
+MERGEABLE = ("lora", "dora", "flylora", "neurolora")
+
 
 def require_fitting(studies: Sequence[Study], scale: Scale) -> None:
     """Raises ConfigError with what the scale lacks for these studies, and what is wrong with their rows."""
@@ -24,7 +26,7 @@ def require_fitting(studies: Sequence[Study], scale: Scale) -> None:
 
 
 def _problems(study: Study, scale: Scale) -> list[str]:
-    rows = study.rows or {row.of: study.methods[row.of] for row in study.stream_rows.values()}
+    rows = study.trained
     found = [f"the scale has no task {name}" for name in study.tasks if name not in scale.tasks]
     methods = dict.fromkeys(str(row.adapter.get("method")) for row in rows.values())
     found += [
@@ -33,9 +35,32 @@ def _problems(study: Study, scale: Scale) -> list[str]:
     if found:
         return found
     found += [problem for label, row in rows.items() for problem in _training(label, row, study, scale)]
-    found += [problem for label, stream in study.stream_rows.items() for problem in _strategy(label, stream)]
+    for label, stream in study.stream_rows.items():
+        found += _strategy(label, stream, study.methods[stream.of].adapter["method"])
+    found += _merges(study)
     if study.kind != "single" and len(study.tasks) < 2:
         found.append(f"a study of {study.kind} needs two tasks or more")
+    return found
+
+
+def _merges(study: Study) -> list[str]:
+    """The ways to merge are known, with such numbers, and the rows are adapters that can be merged."""
+    from neurolora.merging.methods import find_problems
+    from neurolora.merging.request import MergeRequest, Parent
+
+    found = []
+    for label, way in study.merges.items():
+        parents = tuple(Parent(task, density=way.density) for task in study.tasks)
+        for lambda_ in way.lambdas:
+            request = MergeRequest(parents, way.method, lambda_=lambda_, gates=way.gates)
+            found += [f"{label}: {problem.text}" for problem in find_problems(request)]
+    if study.kind == "merging":
+        methods = {label: row.adapter["method"] for label, row in study.rows.items()}
+        found += [
+            f"{label}: {method} cannot be merged, only {', '.join(MERGEABLE)}"
+            for label, method in methods.items()
+            if method not in MERGEABLE
+        ]
     return found
 
 
@@ -50,15 +75,18 @@ def _training(label: str, row: Row, study: Study, scale: Scale) -> list[str]:
     return []
 
 
-def _strategy(label: str, row: StreamRow) -> list[str]:
-    """The strategy is known, and so are its settings."""
+def _strategy(label: str, row: StreamRow, method: str) -> list[str]:
+    """The strategy is known, works with the method, and has such settings."""
     from neurolora.continual import STRATEGIES
 
     if row.strategy not in STRATEGIES:
         return [f"{label}: there is no strategy {row.strategy!r}; there are {', '.join(STRATEGIES)}"]
-    first = {name: values[0] for name, values in row.search.items() if values}
+    known = STRATEGIES[row.strategy]
+    if method not in known.methods:
+        return [f"{label}: {row.strategy} works with {', '.join(known.methods)}, not with {method}"]
+    first = {name: values[0] for name, values in row.search.items()}
     try:
-        STRATEGIES[row.strategy].knobs.model_validate({**row.settings, **first})
+        known.knobs.model_validate({**row.settings, **first})
     except ValidationError as error:
         return [f"{label}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
     return []

@@ -19,6 +19,7 @@ _FLOOR = ("adapter_reader.py", "adapter_file.py", "studies/work.py")
 _TRAINING = ("core", "tuner", "tasks", "world", "training", *_FLOOR)
 #: Kind of cell -> the rooms that its numbers come from.
 ROOMS = {
+    "base": (*_TRAINING, "evaluation", "continual/scoring.py"),
     "train": (*_TRAINING, "report/inspection.py"),
     "score": (*_TRAINING, "evaluation", "continual/scoring.py"),
     "merge": (*_TRAINING, "evaluation", "merging", "continual/scoring.py"),

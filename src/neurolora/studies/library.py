@@ -18,6 +18,7 @@ from neurolora.yaml_lines import read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 SPEC, METHODS, SCALES = "spec.yaml", "methods.yaml", "scales"
+NAMING = frozenset({"id", "label", "quick"})
 #: The studies in the order in which `all` runs them: later ones use what earlier ones have trained.
 ORDER = ("table1", "table2", "table3", "table4", "k", "lambda", "gate")
 
@@ -62,13 +63,16 @@ def load_scale(
     if name not in known:
         found = f"there is no scale {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
         raise ConfigError(explain(f"reading a scale in {folder}", found, "Name one of them"))
+    if named := sorted(NAMING & set(changes or {})):
+        do = "Write a scale of your own for results of another name"
+        raise ConfigError(explain("changing a scale", f"{', '.join(named)} is what tells results apart", do))
     path = folder / SCALES / f"{name}.yaml"
     values, _ = read_yaml(path)
     smaller = values.pop("quick", {}) or {}
     for laid in (smaller if quick else {}, changes or {}):
         values = _laid_over(values, laid)
     label = "-".join([name, *(["quick"] if quick else []), *_told(changes or {})])
-    scale = _parse(Scale, path, {"id": name, "label": label, "quick": quick, **values})
+    scale = _parse(Scale, path, {**values, "id": name, "label": label, "quick": quick})
     if "model_name_or_path" not in scale.model:
         do = "Give one with --model, a folder or a name on the hub"
         raise ConfigError(explain(f"the scale {name}", "it names no model", do))

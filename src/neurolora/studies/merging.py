@@ -12,24 +12,27 @@ from statistics import mean
 from neurolora.studies.book import Book
 from neurolora.studies.cells import Cell
 from neurolora.studies.search import Grid, Wanted, score_of, search_values
-from neurolora.studies.single import Rates, find_rates, score_on, tested, value_of
+from neurolora.studies.single import Rates, base_scores, find_rates, score_on, tested, value_of
 from neurolora.studies.spec import Merge, Row, Scale, Study
-from neurolora.studies.table import Table, mean_costs, training_costs
+from neurolora.studies.table import AVERAGE, Table, mean_costs, training_costs
 
-ALONE, KEPT = "alone", "kept"
+ALONE, KEPT, GAINED = "alone", "kept", "gained"
 
 
 def run_merging(study: Study, scale: Scale, book: Book) -> Table:
-    """Alone, merged, and the percentage that is kept, for each method and way to merge."""
+    """Alone, merged, and what is kept in percent: of the score alone, and of what training had gained."""
     columns = {ALONE: ALONE}
-    for merge, row in study.merges.items():
-        columns |= {merge: row.name, f"{merge}_{KEPT}": f"{row.name}, % {KEPT}"}
+    for merge, way in study.merges.items():
+        columns |= {merge: way.name, f"{merge}_{KEPT}": f"{way.name}, % {KEPT}"}
+        columns |= {f"{merge}_{GAINED}": f"{way.name}, % of the gain {KEPT}"}
     table = Table(columns)
+    base = base_scores(study.tasks, scale, book, study.id)[AVERAGE]
+    table.base = {ALONE: base, **dict.fromkeys(study.merges, base)}
     rates = find_rates(study.rows, study.tasks, scale, book, study.id)
     chosen = _search(study, scale, book, rates)
     grids = [grid for found in rates.values() for grid in found.values()]
     table.searches = [grid.to_dict() for grid in [*grids, *chosen.values()]]
-    _fill(table, study, scale, book, rates, chosen)
+    _fill(table, study, scale, book, rates, chosen, base)
     return table
 
 
@@ -40,6 +43,7 @@ def _fill(
     book: Book,
     rates: dict[str, Rates],
     chosen: dict[tuple[str, str], Grid],
+    base: float,
 ) -> None:
     """Every method's adapters and merges with every seed; all at once, so that no job waits for a seed's."""
     places = list(itertools.product(study.rows, scale.seeds))
@@ -61,13 +65,24 @@ def _fill(
         for merge in study.merges:
             score = score_of(records[merged[label, seed, merge].key])
             table.add(label, merge, score)
-            table.add(label, f"{merge}_{KEPT}", 100 * score / own if own else 0.0)
+            table.add(label, f"{merge}_{KEPT}", _percent(score, own))
+            table.add(label, f"{merge}_{GAINED}", _percent(score - base, own - base))
+    for label, (merge, way) in itertools.product(study.rows, study.merges.items()):
+        mine = [records[merged[label, seed, merge].key] for seed in scale.seeds]
+        parts = {task: mean(value_of(record, task) for record in mine) for task in study.tasks}
+        table.parts.setdefault(label, {})[merge] = parts
+        table.notes += [f"{study.rows[label].name}, {way.name}: {note}" for note in mine[0].get("notes", ())]
     for label in study.rows:
         mine = [found[cell.key] for (row, _, _), cell in alone.items() if row == label]
         merges = [records[cell.key] for (row, _, _), cell in merged.items() if row == label]
         table.costs[label] = training_costs(mine)
         if one := mean_costs(merges):
             table.costs[label]["merge_seconds"] = one["seconds"]
+
+
+def _percent(part: float, whole: float) -> float:
+    """Of nothing, nothing."""
+    return 100 * part / whole if whole > 0 else 0.0
 
 
 def _search(study: Study, scale: Scale, book: Book, rates: dict[str, Rates]) -> dict[tuple[str, str], Grid]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from neurolora.errors import ConfigError, DataError, NeuroLoraError
+from neurolora.errors import ConfigError, DataError
 from neurolora.studies.checks import require_fitting
 from neurolora.studies.single import any_training
 from neurolora.studies.spec import Row, Scale, Study
@@ -22,7 +22,7 @@ def plan_study(study: Study, scale: Scale) -> dict[str, Any]:
     """
     require_fitting([study], scale)
     notes: list[str] = []
-    methods = _methods(study)
+    methods = study.trained
     first = next(iter(methods.values()))
     configs = {task: any_training(scale, first, task) for task in study.tasks}
     model_config = _model_config(configs[study.tasks[0]], scale, notes)
@@ -44,19 +44,12 @@ def plan_study(study: Study, scale: Scale) -> dict[str, Any]:
     }
 
 
-def _methods(study: Study) -> dict[str, Row]:
-    """The rows that are trained."""
-    if study.stream_rows:
-        return {row.of: study.methods[row.of] for row in study.stream_rows.values()}
-    return study.rows
-
-
 def _count(study: Study, scale: Scale) -> dict[str, int]:
     """Training runs, merges and streams, each once for every seed; searches as they begin."""
     seeds, tasks = len(scale.seeds), len(study.tasks)
     tried = 0 if scale.search.most == 1 else 3
     searched = len(scale.search.seeds)
-    found = {"searches of learning rates": len(_methods(study)) * tasks * tried * searched}
+    found = {"searches of learning rates": len(study.trained) * tasks * tried * searched}
     if study.kind != "streams":
         found["training runs"] = len(study.rows) * tasks * seeds
     if study.kind == "merging":
@@ -111,7 +104,7 @@ def _examples(config: Any, scale: Scale, task: str, notes: list[str]) -> int:
     limit, told = config.data.max_train_samples, scale.tasks[task].rows
     try:
         return len(load_rows(setup.task_request(config, limit), "train"))
-    except (DataError, ConfigError, NeuroLoraError) as error:
+    except (DataError, ConfigError) as error:
         if told is None:
             raise
         notes.append(f"{scale.tasks[task].name} is counted as {told:,} rows, for it is not here: {error}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from neurolora.errors import ConfigError, explain
-from neurolora.intervals import Interval, interval, paired
+from neurolora.intervals import interval, paired, verdict
 from neurolora.provenance import fingerprint_json, made_by
 from neurolora.studies.book import Book
 from neurolora.studies.cells import placeless
@@ -16,14 +16,6 @@ from neurolora.studies.code import code_fingerprint
 from neurolora.studies.spec import Claim, Label, Scale, ScaleTask, Study
 from neurolora.studies.table import PAPER_TASKS, Table
 from neurolora.training.identity import model_fingerprint
-
-
-def verdict(difference: Interval) -> str:
-    """`held` or `opposite` where the interval leaves 0 out, `open` where not, or where nothing varies."""
-    low, high = difference["low"], difference["high"]
-    if low is None or high is None or low == high or low <= 0 <= high:
-        return "open"
-    return "held" if low > 0 else "opposite"
 
 
 def make_result(study: Study, scale: Scale, table: Table, book: Book) -> dict[str, Any]:
@@ -35,7 +27,7 @@ def make_result(study: Study, scale: Scale, table: Table, book: Book) -> dict[st
         "title": study.title,
         "about": study.about,
         "kind": study.kind,
-        "scale": {"id": scale.id, "label": scale.label, "about": scale.about, "quick": scale.quick},
+        "scale": {name: getattr(scale, name) for name in ("id", "label", "about", "note", "quick")},
         "model": scale.model,
         "seeds": scale.seeds,
         "columns": [
@@ -44,6 +36,8 @@ def make_result(study: Study, scale: Scale, table: Table, book: Book) -> dict[st
         ],
         "tasks": {task: _task(scale.tasks[task], task, table) for task in study.tasks},
         "rows": [_row(study, table, label) for label in table.values],
+        "base": {column: round(value, 4) for column, value in table.base.items() if column in table.columns},
+        "notes": table.notes,
         "against": study.against,
         "curve": None if study.curve is None else _curve(study),
         "claims": [check_claim(claim, table) for claim in study.claims],
@@ -66,8 +60,8 @@ def make_result(study: Study, scale: Scale, table: Table, book: Book) -> dict[st
 
 
 def settings_fingerprint(scale: Scale) -> str:
-    """Of what results of one page must have in common beside the model: data, sizes, first rates."""
-    values = scale.model_dump(exclude={"seeds", "about", "label", "dimensions", "output"})
+    """Of what results of one page must have in common beside the model: data, sizes, first rates, seeds."""
+    values = scale.model_dump(exclude={"about", "note", "label", "dimensions", "output"})
     values |= placeless({"model": scale.model, "data": scale.data, "train": scale.train})
     values["tasks"] = {name: placeless({"data": task.data}) for name, task in scale.tasks.items()}
     values["metrics"] = {name: task.metric for name, task in scale.tasks.items()}
@@ -78,7 +72,8 @@ def settings_fingerprint(scale: Scale) -> str:
 def _task(task: ScaleTask, role: str, table: Table) -> dict[str, Any]:
     """What was measured of a task, and on how many rows."""
     scored = [record["scores"][role] for record in table.records if role in record["scores"]]
-    rows = {name: scored[0][name] for name in ("n", "left_out") if scored and name in scored[0]}
+    most: dict[str, Any] = max(scored, key=lambda score: score["n"], default={})  # a lost run's has none
+    rows: dict[str, Any] = {name: most[name] for name in ("n", "left_out") if name in most}
     printed = PAPER_TASKS.get(role, role)
     return {"name": task.name, "printed": printed, "metric": task.metric, "data": task.data, **rows}
 
@@ -97,6 +92,7 @@ def _row(study: Study, table: Table, label: str) -> dict[str, Any]:
             for other in against
         },
         "costs": table.costs.get(label, {}),
+        "parts": table.parts.get(label, {}),
     }
 
 

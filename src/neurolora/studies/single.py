@@ -31,6 +31,7 @@ def run_single(study: Study, scale: Scale, book: Book) -> Table:
         table.columns[AVERAGE] = AVERAGE
     grids = find_rates(study.rows, study.tasks, scale, book, study.id)
     table.searches = [grid.to_dict() for rates in grids.values() for grid in rates.values()]
+    table.base = base_scores(study.tasks, scale, book, study.id)
     plan = {
         (label, task, seed): tested(scale, study.rows[label], task, seed, grids[label][task].best)
         for label, seed, task in itertools.product(study.rows, scale.seeds, study.tasks)
@@ -47,6 +48,24 @@ def run_single(study: Study, scale: Scale, book: Book) -> Table:
         records = [found[cell.key] for (row, _, _), cell in plan.items() if row == label]
         table.costs[label] = training_costs(records)
     return table
+
+
+def base_scores(tasks: list[str], scale: Scale, book: Book, study: str) -> dict[str, float]:
+    """What the model scores on the test rows before any training: by task, and on average."""
+    cells = {task: _untrained(scale, task) for task in tasks}
+    found = book.run(list(cells.values()), f"{study}, before training")
+    scores = {task: value_of(found[cell.key], task) for task, cell in cells.items()}
+    return {**scores, AVERAGE: mean(scores.values())}
+
+
+def _untrained(scale: Scale, task: str) -> Cell:
+    entry = scale.tasks[task]
+    return Cell(
+        kind="base",
+        name=f"{entry.name}, before training",
+        work={"model": scale.model, "data": {**scale.data, **entry.data}, "train": scale.train},
+        scores=(score_on(scale, task, "test", scale.eval.limit),),
+    )
 
 
 def find_rates(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Label = tuple[str, str]  # a row and a column of the study's table
+Seed = Annotated[int, Field(ge=0)]
 
 
 class _Section(BaseModel):
@@ -37,7 +38,7 @@ class StreamRow(_Section):
     strategy: str
     of: str
     settings: dict[str, Any] = {}
-    search: dict[str, list[float]] = {}
+    search: dict[str, Annotated[list[float], Field(min_length=1)]] = {}
 
 
 class Merge(_Section):
@@ -96,10 +97,15 @@ class Study(_Section):
     def columns(self) -> list[str]:
         """The ids of the table's columns; `percent` of trainable parameters stands among the costs."""
         if self.kind == "merging":
-            return ["alone", *(f"{merge}{end}" for merge in self.merges for end in ("", "_kept"))]
+            return ["alone", *(f"{merge}{end}" for merge in self.merges for end in ("", "_kept", "_gained"))]
         if self.kind == "streams":
             return [*self.tasks, "average", "bwt", "learning"]
         return [*self.tasks, *(["average"] if len(self.tasks) > 1 else []), "percent"]
+
+    @property
+    def trained(self) -> dict[str, Row]:
+        """The rows that are trained: its own, or the methods of its strategies."""
+        return self.rows or {row.of: self.methods[row.of] for row in self.stream_rows.values()}
 
     @property
     def names(self) -> dict[str, str]:
@@ -127,7 +133,7 @@ class Search(_Section):
     while the best one lies at an end, up to `most` rates. limit: validation rows of each task.
     """
 
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([100], min_length=1)
+    seeds: list[Seed] = Field([100], min_length=1)
     factor: float = Field(3.0, gt=1)
     most: int = Field(5, ge=1, description="1: no search; else at least 3, the first and its neighbours")
     limit: int | None = Field(None, gt=0)
@@ -152,18 +158,19 @@ class Scale(_Section):
 
     processes: above 1, each training run is launched by torchrun on so many. dimensions: the model's config
     for a dry run without the model. output: which checkpoints a run keeps, to go on from. label: the name of
-    its results; the file's own only if nothing was changed.
+    its results; the file's own only if nothing was changed. note: what a reader of its results should know.
     """
 
     id: str
     label: str
     about: str
+    note: str = ""
     model: dict[str, Any]
     tasks: dict[str, ScaleTask]
     train: dict[str, Any]
-    rates: dict[str, float]
+    rates: dict[str, Annotated[float, Field(gt=0)]]
     gate_rate: float = Field(gt=0)
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     data: dict[str, Any] = {}
     search: Search = Field(default_factory=lambda: Search.model_validate({}))
     eval: ScaleEvaluation = Field(default_factory=lambda: ScaleEvaluation.model_validate({}))

@@ -13,9 +13,10 @@ from typing import Any
 from neurolora.studies.book import Book
 from neurolora.studies.cells import Cell
 from neurolora.studies.search import Grid, Wanted, search_together, search_values
-from neurolora.studies.single import find_rates, train_of
+from neurolora.studies.single import base_scores, find_rates, train_of
 from neurolora.studies.spec import Scale, StreamRow, Study
 from neurolora.studies.table import AVERAGE, Table, mean_costs
+from neurolora.studies.work import DIVERGED
 
 #: Columns of the table that are metrics of the whole stream.
 METRICS = {AVERAGE: "average_accuracy", "bwt": "backward_transfer", "learning": "learning_accuracy"}
@@ -25,9 +26,8 @@ TITLES = {AVERAGE: AVERAGE, "bwt": "BWT", "learning": "when learned"}
 def run_streams(study: Study, scale: Scale, book: Book) -> Table:
     """The last scores, their average, BWT (Eq. 9) and the mean score of a task when it was learned."""
     table = Table({task: scale.tasks[task].name for task in study.tasks} | TITLES)
-    methods = {row.of: study.methods[row.of] for row in study.stream_rows.values()}
-    grids = find_rates(methods, study.tasks, scale, book, study.id)
-    families = {f"{methods[of].name}, all tasks": list(found.values()) for of, found in grids.items()}
+    grids = find_rates(study.trained, study.tasks, scale, book, study.id)
+    families = {f"{study.methods[of].name}, all tasks": list(found.values()) for of, found in grids.items()}
     common = search_together(book, families, scale.search, f"{study.id}, common rates")
     tried = itertools.chain.from_iterable(families.values())
     table.searches = [grid.to_dict() for grid in (*tried, *common)]
@@ -41,7 +41,11 @@ def run_streams(study: Study, scale: Scale, book: Book) -> Table:
     }
     found = book.run(list(plan.values()), study.id)
     table.records = list(found.values())
+    table.base = base_scores(study.tasks, scale, book, study.id)
+    lost = {label for (label, _), cell in plan.items() if DIVERGED in found[cell.key]}  # no BWT: no row
     for (label, _), cell in plan.items():
+        if label in lost:
+            continue
         scores = found[cell.key]["scores"]
         for task in study.tasks:
             table.add(label, task, scores[task]["value"])

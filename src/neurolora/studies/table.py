@@ -18,15 +18,19 @@ PAPER_TASKS = {"mmlu": "MMLU", "scienceqa": "ScienceQA", "gsm8k": "GSM8K"}
 class Table:
     """columns: id -> what it is called. values[row][column]: one number for each seed, in their order.
 
-    costs[row]: parameters, seconds and bytes. searches: the grids that were tried. records: of all cells that
-    were counted.
+    base[column]: what the model scores before any training. costs[row]: parameters, seconds and bytes.
+    searches: the grids that were tried. records: of all cells that were counted. parts[row][column][task]:
+    the mean over seeds of each task's score, of columns that average over tasks. notes: what merges said.
     """
 
     columns: dict[str, str]
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    base: dict[str, float] = field(default_factory=dict)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     searches: list[dict[str, Any]] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
+    parts: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, row: str, column: str, value: float) -> None:
         """One more seed's value."""
@@ -34,7 +38,10 @@ class Table:
 
 
 def training_costs(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Parameters of the first run, which are those of all; means of time and memory. Of what was trained."""
+    """Parameters of the row's first run, which are those of all its runs; means of time and memory.
+
+    A run that diverged has none.
+    """
     records = [record for record in records if record["size"] is not None]
     if not records:
         return {}

@@ -1,4 +1,4 @@
-"""Doing the work of one cell in its folder: train, score, merge, or learn a stream.
+"""Doing the work of one cell in its folder: score the base, train, score, merge, or learn a stream.
 
 Room: studies; called by `book.py`, in this process or in one of its workers. What a cell leaves is its record
 (`cell.json`, written last) and, of a training run, the adapter. What was begun by other code is thrown away.
@@ -32,10 +32,9 @@ def do_work(cell: Cell, folder: Path, parents: list[Path], code: str) -> dict[st
 
     Raises what training, merging and evaluation raise.
     """
-    _begin(folder, code)
-    found = {"train": _train, "score": _score, "merge": _merge, "stream": _stream}[cell.kind](
-        cell, folder, parents
-    )
+    _begin(folder, {"code": code, "work": cell.work})
+    do = {"base": _base, "train": _train, "score": _score, "merge": _merge, "stream": _stream}[cell.kind]
+    found = do(cell, folder, parents)
     told = {
         "key": cell.key,
         "kind": cell.kind,
@@ -55,15 +54,15 @@ def _told_of(parent: dict[str, Any]) -> dict[str, Any]:
     return {name: parent.get(name) for name in ("key", "code", "environment")}
 
 
-def _begin(folder: Path, code: str) -> None:
-    """A folder in which nothing lies that other code has made."""
+def _begin(folder: Path, what: dict[str, Any]) -> None:
+    """A folder in which nothing lies that was begun by other code, or by other names of the same files."""
     with contextlib.suppress(OSError, ValueError):
-        if json.loads((folder / BEGUN).read_text(encoding="utf-8"))["code"] == code:
+        if json.loads((folder / BEGUN).read_text(encoding="utf-8")) == what:
             return
     if folder.is_dir():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    write_json(folder / BEGUN, {"code": code})
+    write_json(folder / BEGUN, what)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -78,6 +77,15 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def has_weights(folder: Path) -> bool:
     """Whether a training run's weights are still there."""
     return any((folder / ADAPTER).glob("*.safetensors"))
+
+
+def _base(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
+    """The scores of the base before any training."""
+    from neurolora.continual.scoring import load_as_trained
+    from neurolora.training import load_config
+
+    config = load_config(None, {**cell.work, "output": {"output_dir": str(folder)}})
+    return {"scores": _scores(cell, load_as_trained(None, config))}
 
 
 def _train(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
@@ -106,7 +114,20 @@ def _train(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     summary = json.loads((output / "run.json").read_text(encoding="utf-8"))
     for checkpoint in output.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
+    if not _are_finite(output):  # the last step has no next one whose loss would tell
+        return {DIVERGED: "weights became NaN or infinite in the last step", "costs": None, "size": None}
     return {"costs": summary, "size": _size(output, summary)}
+
+
+def _are_finite(output: Path) -> bool:
+    """Whether all weights that a run has saved are numbers."""
+    from safetensors import safe_open
+
+    for path in output.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            if not all(bool(file.get_tensor(key).isfinite().all()) for key in file.keys()):  # noqa: SIM118
+                return False
+    return True
 
 
 def _score(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
@@ -114,7 +135,7 @@ def _score(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     trained = read_record(parents[0]) or {}
     if DIVERGED in trained:
         return _nothing(cell, trained)
-    found = _scores(cell, parents[0] / ADAPTER, parents[0])
+    found = _scores(cell, _loaded(parents[0] / ADAPTER, parents[0]))
     if not all(math.isfinite(score["value"]) for score in found.values()):
         return _nothing(cell, {DIVERGED: "the scores of what was trained are no numbers"})
     if not (parents[0] / ADAPTER / "adapter_config.json").is_file():
@@ -178,8 +199,9 @@ def _merge(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     sources = [parent / ADAPTER for parent in parents]
     done = merge_adapters(sources, folder / ADAPTER, overwrite=True, **cell.work)
     found = {
-        "scores": _scores(cell, folder / ADAPTER, parents[0]),
+        "scores": _scores(cell, _loaded(folder / ADAPTER, parents[0])),
         "costs": {"seconds": round(done.seconds, 3)},
+        "notes": list(done.notes),
     }
     shutil.rmtree(folder / ADAPTER)  # its parents and the record make it again
     return found
@@ -188,7 +210,7 @@ def _merge(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
 def _stream(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
     """A stream of tasks; its scores are those after the last task, and the metrics of the whole.
 
-    A setting that diverges in a search is the worst. A stream that counts has no BWT then: its error goes on.
+    One that diverges is the worst of a search; among those that count it has no BWT (`streams.py`).
     """
     from neurolora.continual import run_continual
     from neurolora.continual.config import StreamConfig
@@ -203,10 +225,10 @@ def _stream(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
         else:
             run_continual(config, progress=False)
     except DivergedError as error:
-        if config.eval.split == "test":
-            raise
-        return {"scores": {"average_accuracy": NOTHING}, DIVERGED: str(error), "costs": None}
+        return _lost_stream(str(error))
     found = json.loads((output / "results.json").read_text(encoding="utf-8"))["cells"][0]
+    if not found["metrics"]:
+        return _lost_stream("the scores of what was trained are no numbers")
     last = {task: found["scores"][-1][task] for task in found["order"]}
     metrics = {name: {"value": round(value, 6)} for name, value in found["metrics"].items()}
     shutil.rmtree(output / "cells")
@@ -216,6 +238,10 @@ def _stream(cell: Cell, folder: Path, parents: list[Path]) -> dict[str, Any]:
         "R": found["R"],
         "order": found["order"],
     }
+
+
+def _lost_stream(why: str) -> dict[str, Any]:
+    return {"scores": {"average_accuracy": NOTHING}, DIVERGED: why, "costs": None}
 
 
 def _stream_costs(tasks: list[dict[str, Any]]) -> dict[str, float]:
@@ -230,16 +256,21 @@ def _stream_costs(tasks: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _scores(cell: Cell, adapter: Path, trained: Path) -> dict[str, Any]:
-    """Every score that the cell asks for, by column; on the base as the run in `trained` had it."""
+def _loaded(adapter: Path, trained: Path) -> Any:
+    """An adapter, or a whole model, on the base as the run in `trained` had it."""
     from neurolora.continual.scoring import load_as_trained
-    from neurolora.evaluation import task_score
     from neurolora.training import load_config
     from neurolora.training.run_folder import CONFIG
 
-    loaded, found = load_as_trained(adapter, load_config(trained / ADAPTER / CONFIG)), {}
-    for score in cell.scores:
-        found[score.column] = task_score(
+    return load_as_trained(adapter, load_config(trained / ADAPTER / CONFIG))
+
+
+def _scores(cell: Cell, loaded: Any) -> dict[str, Any]:
+    """Every score that the cell asks for, by column."""
+    from neurolora.evaluation import task_score
+
+    return {
+        score.column: task_score(
             loaded,
             score.request(),
             metric=score.metric,
@@ -247,7 +278,8 @@ def _scores(cell: Cell, adapter: Path, trained: Path) -> dict[str, Any]:
             limit=score.limit,
             batch_size=score.batch_size,
         )
-    return found
+        for score in cell.scores
+    }
 
 
 def _size(adapter: Path, summary: dict[str, Any]) -> dict[str, int]:

@@ -28,9 +28,12 @@ from neurolora.report.study_facts import (
     differences,
     hypotheses,
     in_words,
+    orders,
+    printed,
     provenance,
     scores,
     spread,
+    task_parts,
 )
 from neurolora.report.study_pictures import curve_picture
 from neurolora.studies import default_folder
@@ -65,12 +68,13 @@ def result() -> dict[str, Any]:
         "title": "A <study> | of k",
         "about": "What it is.",
         "kind": "single",
-        "scale": {"id": "tiny", "label": "tiny", "about": "a tiny model", "quick": False},
+        "scale": {"id": "tiny", "label": "tiny", "about": "a tiny model", "quick": False, "note": "mind"},
         "model": {"model_name_or_path": "m"},
         "sizes_fingerprint": "s",
         "model_fingerprint": "m",
         "seeds": [0, 1, 2],
         "columns": [{"id": "sums", "name": "sums", "printed": "GSM8K"}],
+        "base": {"sums": 0.5},
         "rows": [row("a", first, first, 58.7), row("b", second, first)],
         "curve": {"label": "k", "places": {"a": 4.0, "b": 8.0}},
         "claims": [
@@ -107,10 +111,46 @@ def test_a_mean_stands_with_half_its_interval() -> None:
     assert spread(interval([4.0])) == "4.0"
 
 
-def test_the_papers_figures_stand_beside_ours_under_the_papers_name(result: dict[str, Any]) -> None:
+def test_scores_begin_with_those_before_training(result: dict[str, Any]) -> None:
     table = scores(result)
-    assert table.columns == ["", "sums", "paper: GSM8K"]
-    assert table.rows == [["A", "2.0 ± 2.5", "58.7"], ["B", "4.3 ± 3.1", "–"]]
+    assert table.columns == ["", "sums"]
+    assert table.rows == [["before training", "0.5"], ["A", "2.0 ± 2.5"], ["B", "4.3 ± 3.1"]]
+    del result["base"]
+    assert len(scores(result).rows) == 2
+
+
+def test_the_papers_figures_have_a_table_under_the_papers_names(result: dict[str, Any]) -> None:
+    table = printed(result)
+    assert (table.columns, table.rows) == (["", "GSM8K"], [["A", "58.7"]])
+    for each in result["rows"]:
+        each["paper"] = {}
+    assert printed(result).rows == []
+    assert "### The paper's figures" not in results_markdown([result])
+
+
+def test_every_order_that_the_figures_give_is_judged(result: dict[str, Any]) -> None:
+    result["rows"][1]["paper"] = {"sums": 50.0}
+    (order,) = orders(result)
+    assert order.verdict == "opposite"  # the paper has A above B
+    assert order.say == "sums: A above B (58.7 and 50.0), here -2.3 ± 0.7, p 0.0051"
+    assert in_words([result]).endswith(
+        "Of 1 order of two rows that the figures of its tables give, 0 are the same here, 1 the other way "
+        "round; 0 are not decided."
+    )
+    assert by_verdict([result])[-1] == (
+        "Orders of the paper's figures that are the other way round", [order.say]
+    )  # fmt: skip
+    result["rows"][1]["paper"] = {"sums": 60.0}
+    assert orders(result)[0].verdict == "held"
+    result["rows"][1]["paper"] = {"sums": 58.7}
+    assert orders(result) == []
+
+
+def test_an_average_over_tasks_is_shown_task_by_task(result: dict[str, Any]) -> None:
+    assert task_parts(result).rows == []
+    result["rows"][0]["parts"] = {"sums": {"gsm8k": 12.34}}
+    table = task_parts(result)
+    assert (table.columns, table.rows) == (["", "", "sums"], [["A", "sums", "12.3"]])
 
 
 def test_differences_have_sign_interval_and_p(result: dict[str, Any]) -> None:
@@ -120,9 +160,7 @@ def test_differences_have_sign_interval_and_p(result: dict[str, Any]) -> None:
 def test_claims_and_costs_are_told_in_words_and_units(result: dict[str, Any]) -> None:
     assert [line[1] for line in claims(result).rows] == ["held", "not measured"]
     assert costs(result).rows[0] == ["A", "1,234", "1.50", "5", "10", "2", "300"]
-    assert in_words([result]).startswith(
-        "Of 2 statements that the paper makes in words or figures, 1 held; 0 "
-    )
+    assert in_words([result]).startswith("Of 2 statements of the paper that the studies name, 1 held; 0 ")
     assert in_words([result]).endswith("1 could not be measured.")
 
 
@@ -150,6 +188,7 @@ def test_what_was_measured_and_trained_on_is_told(result: dict[str, Any]) -> Non
         "sums in the place of GSM8K: the task's own score: accuracy or exact match, in percent, of 10 test "
         "rows, 2 left out"
     )
+    assert told["To know"] == "mind"
     assert told["Trained on"] == "at most 99 rows of a task, 3 epochs, 8 rows a step and process"
 
 
@@ -197,6 +236,7 @@ def test_bars_are_drawn_where_there_is_no_curve(result: dict[str, Any], tmp_path
     result["curve"] = None
     page = write_pages([result], tmp_path)[1].read_text()
     assert "Highest here: B" in page
+    assert "a point is a seed" in page
 
 
 def test_a_readme_gets_the_miniature_between_its_marks_and_nothing_else(
@@ -214,6 +254,16 @@ def test_a_readme_gets_the_miniature_between_its_marks_and_nothing_else(
     assert readme_block([result]) in text
     assert "old" not in text
     assert "58.7" not in text
+    assert "A <study>" not in text  # of one column: on the page alone
+
+
+def test_a_readme_shows_trained_parameters_and_of_merges_what_is_kept(result: dict[str, Any]) -> None:
+    result["columns"].append({"id": "sum_kept", "name": "sum, % kept", "printed": "sum, % kept"})
+    assert "| B | 4.3 ± 3.1 | – | 1,234 |" in readme_block([result])
+    result["kind"] = "merging"
+    block = readme_block([result])
+    assert "|  | sum, % kept |" in block
+    assert "before training" not in block
 
 
 def test_a_readme_without_marks_is_refused() -> None:

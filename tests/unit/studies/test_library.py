@@ -141,6 +141,10 @@ def test_what_was_changed_stands_in_the_name_of_the_results(folder: Path) -> Non
         ({"seeds": [0, 100]}, "on 100 choices are made"),
         ({"search": {"seeds": [100, 100]}}, r"search.seeds: \[100, 100\] names one twice"),
         ({"search": {"most": 2}}, "needs 3 rates or more"),
+        ({"seeds": [0, -1]}, "seeds.1"),
+        ({"rates": {"lora": 0.0}}, "rates.lora"),
+        ({"label": "tiny"}, "label is what tells results apart"),
+        ({"quick": True, "id": "x"}, "id, quick is what tells results apart"),
         ({"train": {"learning_rate": 1.0}}, "rates and seeds are set by the study"),
     ],
 )
@@ -160,6 +164,22 @@ def test_a_scale_that_would_not_be_fair_is_refused(
             "no strategy 'nothing'",
         ),
         ("table3", {"tasks": ["a"]}, "needs two tasks"),
+        (
+            "table3",
+            {"rows": {"x": {"name": "x", "strategy": "o-lora", "of": "neurolora"}}},
+            "x: o-lora works with lora, not with neurolora",
+        ),
+        (
+            "table2",
+            {"merges": {"m": {"name": "m", "method": "tise", "lambdas": [1.0]}}},
+            "m: there is no 'tise'; did you mean ties",
+        ),
+        (
+            "table2",
+            {"merges": {"m": {"name": "m", "method": "ties", "lambdas": [1.0], "density": 7.0}}},
+            "m: .*7",
+        ),
+        ("table2", {"methods": ["lora", "mole"]}, "mole: mole cannot be merged, only lora, dora"),
         ("k", {"curve": {"setting": "target_modules", "label": "x"}}, "no number called target_modules"),
     ],
 )

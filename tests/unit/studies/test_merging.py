@@ -39,6 +39,7 @@ def test_all_merges_of_all_seeds_are_asked_for_at_once(
     scale = load_scale(default_folder(), "miniature", quick=True, changes=CHANGES)
     table = run_merging(study, scale, Book(tmp_path))
     assert asked == [
+        ("table2, before training", 3),
         ("table2, scales of merges", 4 * 8 * 2),
         ("table2, adapters", 4 * 2 * 3),
         ("table2", 4 * 2 * 2),
@@ -48,6 +49,10 @@ def test_all_merges_of_all_seeds_are_asked_for_at_once(
         told.count(f"seed {seed}") for told in parents["table2, scales of merges"] for seed in (100, 101)
     ]
     assert sorted(searched) == [0] * 8 + [3] * 8  # of each method, what is merged is of one seed
+    base = table.base["ties"]
+    assert base == table.base["alone"] == (1 + 2 + 3) / 3
     for row in table.values.values():
-        alone, merged, kept = (row[column] for column in ("alone", "ties", "ties_kept"))
+        alone, merged, kept, gained = (row[each] for each in ("alone", "ties", "ties_kept", "ties_gained"))
         assert kept == [100 * score / own for score, own in zip(merged, alone, strict=True)]
+        both = zip(merged, alone, strict=True)
+        assert gained == [100 * (score - base) / (own - base) for score, own in both]

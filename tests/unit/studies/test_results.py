@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from neurolora.intervals import paired
-from neurolora.studies.results import check_claim, verdict
+from neurolora.intervals import paired, verdict
+from neurolora.studies.results import check_claim
 from neurolora.studies.spec import Claim
 from neurolora.studies.table import Table
 
