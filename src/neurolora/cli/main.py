@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ FAILED = 1
 #: How help is read: rich's own markup would take `[default: 1]` for a style and drop it.
 MARKUP: Literal["markdown"] = "markdown"
 INTERRUPTED = 130
+#: They warn whoever imports them of a kernel that nobody has asked for.
+CHATTY = ("bitsandbytes.backends.cpu.ops",)
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,8 @@ def root(version: VersionFlag = False, debug: DebugFlag = False) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the result is the exit code. No error leaves it as a traceback, unless asked."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         code = _run(arguments)
     except Exception as error:

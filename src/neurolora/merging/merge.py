@@ -23,7 +23,7 @@ from neurolora.merging.by_tensor import Assembled, Job, Progress, ignore
 from neurolora.merging.card import CARD, merge_card
 from neurolora.merging.checks import Verdict, examine
 from neurolora.merging.knobs import KNOBS
-from neurolora.merging.methods import Method, require_sound
+from neurolora.merging.methods import Method, remarks, require_sound
 from neurolora.merging.request import MergeRequest, make_parents
 from neurolora.merging.sources import open_adapters
 from neurolora.provenance import fingerprint_file, package_versions
@@ -137,7 +137,7 @@ def merge_request(
     _refuse_output(request, Path(output), overwrite)
     with ExitStack() as stack:
         sources = open_adapters([parent.path for parent in request.parents], stack)
-        verdict = examine(sources, row.way(sources).checks, force)
+        verdict = _examined(row, request, sources, force)
         verdict.require()
         job = Job(sources, request, coefficients(row, request), verdict, progress or ignore)
         made = row.way(sources).assemble(job)
@@ -166,13 +166,21 @@ def examine_merge(request: MergeRequest, *, force: Iterable[str] = (), values: b
     row = require_sound(request)
     with ExitStack() as stack:
         sources = open_adapters([parent.path for parent in request.parents], stack)
-        verdict = examine(sources, row.way(sources).checks, force)
+        verdict = _examined(row, request, sources, force)
         if values:
             for source in sources:
                 for key in source.entries:
                     source.get_tensor(key)
         first = sources[0]
         return MergePlan(request.to_recipe(), verdict, len(first.modules), len(first.entries))
+
+
+def _examined(
+    row: Method, request: MergeRequest, sources: Sequence[AdapterReader], force: Iterable[str]
+) -> Verdict:
+    """What the checks say of the parents, and what there is to say of the request."""
+    found = examine(sources, row.way(sources).checks, force)
+    return replace(found, notes=(*remarks(request), *found.notes))
 
 
 def coefficients(row: Method, request: MergeRequest) -> Coefficients:

@@ -163,6 +163,17 @@ def require_sound(request: MergeRequest) -> Method:
     return METHODS[request.method]
 
 
+def remarks(request: MergeRequest) -> tuple[str, ...]:
+    """What somebody who comes from mergekit should know of a sound request."""
+    weights = {1.0 if parent.weight is None else parent.weight for parent in request.parents}
+    if request.method != "ties" or request.normalize is not None or weights == {1.0}:
+        return ()
+    return (
+        "ties: the weights scale the result, as in PEFT; mergekit divides by the sum of those that agree, as "
+        "`normalize: true` does here",
+    )
+
+
 def message(asked: str, problems: Sequence[str]) -> str:
     """One message for all problems."""
     return f"{asked}: {itemised(problems)}\nCorrect each of them."

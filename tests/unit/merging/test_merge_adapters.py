@@ -368,3 +368,20 @@ def test_averaging_a_and_b_apart_is_not_the_mean_of_the_deltas():
 def test_the_room_imports_nothing_until_it_is_asked():
     code = "import sys, neurolora.merging; assert not {'torch', 'peft'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "normalize", "told"),
+    [
+        ("ties", [0.5, 0.5, 0.5], None, True),
+        ("ties", [0.5, 0.5, 0.5], True, False),
+        ("ties", [0.5, 0.5, 0.5], False, False),
+        ("ties", None, None, False),
+        ("task_arithmetic", [0.5, 0.5, 0.5], None, False),
+    ],
+)
+def test_ties_with_weights_says_that_mergekit_would_normalise(
+    three, tmp_path, method, weights, normalize, told
+):
+    done = merge_adapters(three, tmp_path / "out", method=method, weights=weights, normalize=normalize)
+    assert any("mergekit divides" in note for note in done.notes) == told
