@@ -158,12 +158,13 @@ def test_compiled_in_training_the_auxiliary_loss_is_there(tiny: ModuleType) -> N
 def test_frozen_quantised_linears_are_adapted(tiny: ModuleType, bits: int) -> None:
     bnb = pytest.importorskip("bitsandbytes")
     base = tiny.make("mlp")
+    base.first, base.second = nn.Linear(8, 128), nn.Linear(128, 64)  # smaller ones bitsandbytes does not take
     source = base.second
     if bits == 4:
-        quantised = bnb.nn.Linear4bit(12, 5, compute_dtype=torch.float32, quant_type="nf4")
+        quantised = bnb.nn.Linear4bit(128, 64, compute_dtype=torch.float32, quant_type="nf4")
         quantised.weight = bnb.nn.Params4bit(source.weight.data, requires_grad=False, quant_type="nf4")
     else:
-        quantised = bnb.nn.Linear8bitLt(12, 5, has_fp16_weights=False)
+        quantised = bnb.nn.Linear8bitLt(128, 64, has_fp16_weights=False)
         quantised.weight = bnb.nn.Int8Params(source.weight.data, requires_grad=False, has_fp16_weights=False)
     quantised.bias = source.bias
     base.second = quantised.to("cpu").eval()

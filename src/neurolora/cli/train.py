@@ -117,7 +117,7 @@ def _score(config: TrainingConfig, stage: str, model: Any, tokenizer: Any) -> di
         requests,
         batch_size=section.batch_size,
         limit=section.limit,
-        num_fewshot=section.num_fewshot or None,
+        num_fewshot=section.num_fewshot,
         log_samples=section.log_samples,
         apply_chat_template=section.apply_chat_template,
         split=section.split,

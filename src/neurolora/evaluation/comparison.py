@@ -45,7 +45,7 @@ class TaskComparison:
     def drop(self) -> float:
         """What merging lost, in percent of the score alone; NaN for a score of 0."""
         lost = self.difference if self.metric.split(",")[0] in LOWER_IS_BETTER else -self.difference
-        return 100 * lost / self.alone if self.alone else math.nan
+        return 100 * lost / self.alone + 0.0 if self.alone else math.nan  # no -0.0
 
 
 @dataclass(frozen=True)

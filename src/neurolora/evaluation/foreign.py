@@ -12,7 +12,7 @@ from typing import Any
 
 from lm_eval.tasks import TaskManager
 
-from neurolora.errors import ConfigError, explain
+from neurolora.errors import ConfigError, DataError, explain
 from neurolora.tasks import TASKS
 
 
@@ -22,22 +22,36 @@ def load_foreign(
     """lm-eval's task objects, with the number and seed of worked examples set.
 
     The folder of the user comes first and alone; the registry is read only for names that it lacks.
-    Raises `ConfigError` for a folder that is not there and for a name that nobody knows.
+    Raises `ConfigError` for a folder that is not there and for a name that nobody knows, `DataError` for data
+    that cannot be had.
     """
-    loaded: dict[str, Any] = _manager(names, include_path).load(names)
+    manager = _manager(names, include_path)
+    try:
+        loaded: dict[str, Any] = manager.load(names)
+    except (OSError, ValueError) as error:  # datasets' and the hub's are kinds of these
+        first = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        do = "Look at the network, or at what is cached (HF_HOME), and at the task's YAML"
+        raise DataError(explain(f"loading the tasks {', '.join(names)} of lm-eval", first, do)) from error
     for task in loaded["tasks"].values():
         _set_shots(task, num_fewshot)
         task.set_fewshot_seed(seed=seed)
     return loaded
 
 
+def names_in(include_path: Path | str) -> frozenset[str]:
+    """The tasks and groups of a folder of the user's. Raises `ConfigError` if it is not there."""
+    return frozenset(_own_manager(include_path).task_index)
+
+
+def _own_manager(include_path: Path | str) -> TaskManager:
+    if not Path(include_path).is_dir():
+        raise ConfigError(explain(f"include_path {include_path}", "no such folder", "Give a folder of YAML"))
+    return TaskManager(include_path=str(include_path), include_defaults=False)
+
+
 def _manager(names: list[str], include_path: Path | str | None) -> TaskManager:
     if include_path is not None:
-        if not Path(include_path).is_dir():
-            raise ConfigError(
-                explain(f"include_path {include_path}", "no such folder", "Give a folder of YAML")
-            )
-        manager = TaskManager(include_path=str(include_path), include_defaults=False)
+        manager = _own_manager(include_path)
         if all(name in manager.task_index for name in names):
             return manager
     manager = TaskManager(include_path=None if include_path is None else str(include_path))

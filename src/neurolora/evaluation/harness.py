@@ -85,7 +85,8 @@ def evaluate(
         batch_size, limit, num_fewshot, log_samples, apply_chat_template, split, seed, include_path,
         max_new_tokens, progress,
     )  # fmt: skip
-    ours, foreign = _sort_out(requests)
+    _require_template(tokenizer, settings)
+    ours, foreign = _sort_out(requests, settings.include_path)
     if foreign and is_classifier(model):
         found = "the model is a sequence classifier, which lm-eval cannot score"
         raise ConfigError(explain(f"tasks {', '.join(foreign)}", found, "Use task text"))
@@ -99,14 +100,26 @@ def evaluate(
     return _collect(model, outcomes, settings)
 
 
-def _sort_out(requests: Sequence[TaskRequest | str]) -> tuple[dict[str, TaskRequest], list[str]]:
-    """Our tasks under names that are unique, and the names that are left to lm-eval."""
+def _require_template(tokenizer: Any, settings: EvaluationSettings) -> None:
+    if settings.apply_chat_template and not getattr(tokenizer, "chat_template", None):
+        do = "Leave it out, or use a tokenizer that has one"
+        raise ConfigError(explain("apply_chat_template", "the tokenizer has no chat template", do))
+
+
+def _sort_out(
+    requests: Sequence[TaskRequest | str], include_path: Path | str | None
+) -> tuple[dict[str, TaskRequest], list[str]]:
+    """Our tasks under names that are unique, and the names that are left to lm-eval.
+
+    A task of the user's folder goes before ours of its name.
+    """
     if not requests:
         raise ConfigError(explain("tasks", "none given", "Name at least one task"))
     ours: dict[str, TaskRequest] = {}
     foreign: list[str] = []
+    theirs = _names_in(include_path)
     for one in requests:
-        if isinstance(one, str) and one not in TASKS:
+        if isinstance(one, str) and (one in theirs or one not in TASKS):
             foreign.append(one)
             continue
         request = TaskRequest(task=one) if isinstance(one, str) else one
@@ -117,6 +130,14 @@ def _sort_out(requests: Sequence[TaskRequest | str]) -> tuple[dict[str, TaskRequ
             )
         ours[name] = request
     return ours, list(dict.fromkeys(foreign))
+
+
+def _names_in(include_path: Path | str | None) -> frozenset[str]:
+    if include_path is None:
+        return frozenset()
+    from neurolora.evaluation.foreign import names_in
+
+    return names_in(include_path)
 
 
 def _run_timed(
@@ -251,13 +272,22 @@ def _run_foreign(
     return {
         name: Outcome(
             task_scores(scores),
-            found["samples"].get(name, []),
+            _rows_of(name, found),
             {"kind": "lm-eval", "n_shot": found["n-shot"].get(name), "version": found["versions"].get(name)},
             seconds,
             lm.shortened,
         )
         for name, scores in found["results"].items()
     }
+
+
+def _rows_of(name: str, found: dict[str, Any]) -> list[Any]:
+    """The samples of a task, or of all members of a group."""
+    if name in found["samples"]:
+        return list(found["samples"][name])
+    return [
+        row for member in found.get("group_subtasks", {}).get(name, []) for row in _rows_of(member, found)
+    ]
 
 
 def _collect(model: Any, outcomes: dict[str, Outcome], settings: EvaluationSettings) -> EvaluationResult:

@@ -91,10 +91,18 @@ class HarnessTask:
     stop: tuple[str, ...]
     apply_chat_template: bool = False
 
+    @property
+    def delimiter(self) -> str:
+        """What stands between a prompt and each choice: lm-eval's `acc_norm` does not count it."""
+        choices = [choice for example in (*self.examples, *self.shots) for choice in example.choices]
+        return " " if choices and all(choice.startswith(" ") for choice in choices) else ""
+
 
 def build_task(task: HarnessTask) -> ConfigurableTask:
     """An lm-eval task that holds its documents in memory; nothing is downloaded, written or cached."""
-    built = _InMemoryTask(_config(task), [_document(one, task) for one in task.examples])
+    trim = task.apply_chat_template
+    documents = [_document(one, task.delimiter, trim=trim) for one in task.examples]
+    built = _InMemoryTask(_config(task), documents)
     built.set_fewshot_seed(task.seed)
     return built
 
@@ -104,7 +112,7 @@ def _config(task: HarnessTask) -> dict[str, Any]:
         "task": task.name,
         "test_split": "test",
         "doc_to_text": "prompt",
-        "target_delimiter": "",
+        "target_delimiter": task.delimiter,
         "fewshot_delimiter": "\n\n",
         "num_fewshot": task.num_fewshot,
         "metadata": {"version": VERSION},
@@ -113,7 +121,7 @@ def _config(task: HarnessTask) -> dict[str, Any]:
     if task.num_fewshot:
         config["fewshot_config"] = {
             "sampler": "default",
-            "samples": [_document(one, task) for one in task.shots],
+            "samples": [_document(one, task.delimiter) for one in task.shots],
         }
     if task.kind == "generation":
         config["generation_kwargs"] = {
@@ -124,13 +132,16 @@ def _config(task: HarnessTask) -> dict[str, Any]:
     return config
 
 
-def _document(example: Example, task: HarnessTask) -> dict[str, Any]:
-    """A row for lm-eval. A chat template puts its own white space between prompt and answer."""
-    trim = str.lstrip if task.apply_chat_template else str
+def _document(example: Example, delimiter: str, *, trim: bool = False) -> dict[str, Any]:
+    """A row for lm-eval, its choices without the delimiter, which lm-eval puts before them.
+
+    trim: a chat template puts its own white space between prompt and answer, but not in worked examples.
+    """
+    without = str.lstrip if trim else str
     return {
         "prompt": example.prompt,
-        "completion": trim(example.completion),
-        "choices": [trim(choice) for choice in example.choices],
+        "completion": without(example.completion),
+        "choices": [without(choice.removeprefix(delimiter)) for choice in example.choices],
         "answer": example.answer,
         "group": example.group,
         "source": example.source,

@@ -47,9 +47,9 @@ class TokenLoss:
 class LikelihoodAccuracy:
     """How often the likeliest choice is the right one. `float(accuracy)` is `value`.
 
-    `value` compares sums of log-likelihoods, `normalised` divides them by the choice's characters
-    (lm-eval's `acc` and `acc_norm`); `predictions` are those of `value`; `log_likelihoods` has a list for
-    each example, one number a choice.
+    `value` compares sums of log-likelihoods, `normalised` divides them by the choice's characters, without
+    the space before it (lm-eval's `acc` and `acc_norm`); `predictions` are those of `value`;
+    `log_likelihoods` has a list for each example, one number a choice.
     """
 
     value: float
@@ -110,7 +110,12 @@ def label_likelihood_accuracy(
 def _accuracy(examples: Sequence[Example], likelihoods: list[list[float]]) -> LikelihoodAccuracy:
     predictions = [_argmax(found) for found in likelihoods]
     normalised = [
-        _argmax([value / max(len(choice), 1) for value, choice in zip(found, example.choices, strict=True)])
+        _argmax(
+            [
+                value / max(len(choice.removeprefix(" ")), 1)
+                for value, choice in zip(found, example.choices, strict=True)
+            ]
+        )
         for found, example in zip(likelihoods, examples, strict=True)
     ]
     right = [float(found == example.answer) for found, example in zip(predictions, examples, strict=True)]

@@ -1,7 +1,7 @@
 """The sections of a training config, as frozen pydantic models: data only, with Table 5's defaults.
 
 Room: training. Read by everything in the room; the command line builds them through `config.load_config`.
-Names are those of TRL and transformers 5; only `gate_learning_rate` and what the tasks need are ours.
+Names are those of TRL and transformers 5; `gate_learning_rate`, `silence_*` and what the tasks need are ours.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class EvalSection(Section):
     tasks: NameList = Field(default_factory=list, description="tasks to score when training is done")
     split: Literal["train", "validation", "test"] = "test"
     limit: Positive | None = Field(None, description="examples of each task")
-    num_fewshot: NonNegative = 0
+    num_fewshot: NonNegative | None = None
     batch_size: Positive = 8
     before: bool = Field(False, description="score the base too, before training")
     log_samples: bool = True

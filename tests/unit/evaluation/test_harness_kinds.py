@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from neurolora.errors import ConfigError
+from neurolora.errors import ConfigError, DataError
 from neurolora.evaluation import evaluate
 from neurolora.tasks import TaskRequest
 
@@ -96,3 +96,71 @@ def test_a_classifier_is_scored_by_its_head(tokenizer: Any, tmp_path: Path) -> N
         evaluate(model, tokenizer, ["world-recall"], progress=False)
     with pytest.raises(ConfigError, match="hellaswag"):
         evaluate(model, tokenizer, ["hellaswag"], progress=False)
+
+
+def test_a_chat_template_that_is_not_there_is_told_before_anything_runs(llama: Any, tokenizer: Any) -> None:
+    with pytest.raises(ConfigError, match="the tokenizer has no chat template"):
+        evaluate(llama, tokenizer, ["world-recall"], apply_chat_template=True, progress=False)
+
+
+def test_worked_examples_keep_their_space_under_a_chat_template(
+    llama: Any, chatty: Any, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        save(tmp_path / f"{split}.jsonl", [{"sentence": "Good.", "label": "yes"}])
+    request = TaskRequest(
+        task="text", dataset_name=str(tmp_path), labels=("yes", "no"), prompt_template="{{ sentence }}?"
+    )
+    found = evaluate(llama, chatty, [request], apply_chat_template=True, num_fewshot=1, progress=False)
+    assert found.samples["text"][0]["prompt"] == "<s>[user]Good.? yes\n\nGood.?[assistant]"
+
+
+def test_acc_norm_counts_a_choice_without_the_space_before_it(
+    llama: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in lm-eval, where the space is the delimiter."""
+    data = save(tmp_path / "test.jsonl", [{"sentence": "Good.", "label": "yes"}])
+    request = TaskRequest(task="text", dataset_name=data, labels=("yes", "no"))
+    from neurolora.evaluation.harness_model import AdaptedLM
+
+    def likelihoods(lm: Any, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
+        return [({" yes": -8.0, " no": -5.6}[one.args[1]], False) for one in requests]
+
+    monkeypatch.setattr(AdaptedLM, "loglikelihood", likelihoods)
+    found = evaluate(llama, tokenizer, [request], progress=False).results["text"]
+    assert (found["acc"], found["acc_norm"]) == (0.0, 1.0)
+
+
+def test_a_task_of_the_users_folder_goes_before_ours_of_its_name(
+    llama: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    rows = save(tmp_path / "rows.jsonl", [{"q": "One?", "a": "two"}])
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mine.yaml").write_text(
+        f"""
+task: gsm8k
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{q}}}}"
+doc_to_target: 0
+doc_to_choice: ["two", "one"]
+metric_list: [{{metric: acc}}]
+"""
+    )
+    found = evaluate(llama, tokenizer, ["gsm8k"], include_path=tmp_path / "tasks", progress=False)
+    assert found.config["tasks"]["gsm8k"]["kind"] == "lm-eval"
+    assert found.n_samples == {"gsm8k": 1}
+
+
+def test_data_of_a_task_of_lm_eval_that_cannot_be_had_are_told(
+    llama: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "task: nowhere\ndataset_path: json\ndataset_kwargs: {data_files: {test: /nowhere/rows.jsonl}}\n"
+        "test_split: test\noutput_type: multiple_choice\ndoc_to_text: q\ndoc_to_target: 0\n"
+        "doc_to_choice: [a, b]\nmetric_list: [{metric: acc}]\n"
+    )
+    with pytest.raises(DataError, match=r"loading the tasks nowhere of lm-eval"):
+        evaluate(llama, tokenizer, ["nowhere"], include_path=tmp_path, progress=False)
