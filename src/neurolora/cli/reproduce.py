@@ -229,10 +229,14 @@ def _default_jobs() -> int:
 
 def _print_results(done: list[dict[str, Any]]) -> None:
     from neurolora.cli.tables import plain_table
-    from neurolora.report.study_facts import claims, scores
+    from neurolora.report.study_facts import claims, hypotheses, scores
 
     for result in done:
-        for title, table in ((result["title"], scores(result)), ("", claims(result))):
+        for title, table in (
+            (result["title"], scores(result)),
+            ("", claims(result)),
+            ("", hypotheses(result)),
+        ):
             if table.rows:
                 rows: list[list[str | None]] = [list(row) for row in table.rows]
                 results().print(plain_table(title, table.columns, rows))
