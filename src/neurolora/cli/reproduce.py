@@ -190,7 +190,7 @@ def _all_that_go(
             pages = _show(result, scale, places)
         except OutputError:
             raise
-        except (NeuroLoraError, RuntimeError) as error:
+        except NeuroLoraError as error:
             failed, told = failed or error, f"failed: {error}"
         messages().print(f"{study.id}: {told}", markup=False)
     return done, pages, failed

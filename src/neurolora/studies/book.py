@@ -124,6 +124,8 @@ def _work(cell: Cell, folder: Path, parents: list[Path], code: str) -> Record:
         _require_same_code(cell.kind, code, folder / RECORD)
     except NeuroLoraError as error:
         raise type(error)(f"{cell.name}: {error}") from error
+    except RuntimeError as error:  # PyTorch's, as when a GPU's memory runs out
+        raise TrainingError(f"{cell.name}: {error}") from error
     return record
 
 

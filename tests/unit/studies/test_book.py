@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from neurolora.errors import DataError, OutputError
+from neurolora.errors import DataError, OutputError, TrainingError
 from neurolora.studies import book as book_module
 from neurolora.studies import work as work_module
 from neurolora.studies.book import Book
@@ -124,6 +125,15 @@ def test_a_damaged_record_is_none(tmp_path: Path, done: list[str], damage: str) 
 def test_an_error_names_its_cell_and_keeps_its_kind(tmp_path: Path, done: list[str]) -> None:
     with pytest.raises(DataError, match="cell 7: the data are gone"):
         Book(tmp_path).run([cell(7, fails=True)], "x")
+
+
+def test_an_error_of_pytorch_names_its_cell_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(book_module, "do_work", work)
+    with pytest.raises(TrainingError, match="cell 7: out of memory"):
+        Book(tmp_path).run([cell(7)], "x")
 
 
 def test_progress_is_told_from_what_was_done_before(tmp_path: Path, done: list[str]) -> None:
