@@ -30,6 +30,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from neurolora import markdown
 from neurolora.continual.scoring import load_as_trained
 from neurolora.core.routing import block_top_k_mask, routing_score
 from neurolora.core.update import adapter_update, low_rank_activations
@@ -136,13 +137,13 @@ def probe(run: Path, rows: int, trained_rows: int) -> dict[str, Any]:
 
 
 def print_table(found: list[dict[str, Any]]) -> None:
-    print("| task | runs | " + " | ".join([*PARTS, *SHOWN.values()]) + " |")
-    print("|---" * (2 + len(PARTS) + len(SHOWN)) + "|")
+    rows = []
     for task in dict.fromkeys(one["task"] for one in found):
         mine = [one for one in found if one["task"] == task]
         scores = [with_half(interval([one["scores"][part] for one in mine])) for part in PARTS]
         facts = [f"{statistics.mean(one[name] for one in mine):.2f}" for name in SHOWN]
-        print(f"| {task} | {len(mine)} | " + " | ".join([*scores, *facts]) + " |")
+        rows.append([task, str(len(mine)), *scores, *facts])
+    print(markdown.table(["task", "runs", *PARTS, *SHOWN.values()], rows))
 
 
 def main() -> None:

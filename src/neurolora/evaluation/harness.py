@@ -117,7 +117,8 @@ def _sort_out(
         raise ConfigError(explain("tasks", "none given", "Name at least one task"))
     ours: dict[str, TaskRequest] = {}
     foreign: list[str] = []
-    theirs = _names_in(include_path)
+    have_ours = any(isinstance(one, str) and one in TASKS for one in requests)
+    theirs = _names_in(include_path) if have_ours else frozenset()  # else nothing could be in its way
     for one in requests:
         if isinstance(one, str) and (one in theirs or one not in TASKS):
             foreign.append(one)

@@ -17,11 +17,12 @@ PACKAGE = Path(__file__).resolve().parents[1]
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "lm-eval", "tokenizers", "numpy")
 _FLOOR = ("adapter_reader.py", "adapter_file.py", "studies/work.py")
 _TRAINING = ("core", "tuner", "tasks", "world", "training", *_FLOOR)
+_SCORING = (*_TRAINING, "evaluation", "continual/scoring.py")
 #: Kind of cell -> the rooms that its numbers come from.
 ROOMS = {
-    "base": (*_TRAINING, "evaluation", "continual/scoring.py"),
+    "base": _SCORING,
     "train": (*_TRAINING, "report/inspection.py"),
-    "score": (*_TRAINING, "evaluation", "continual/scoring.py"),
+    "score": _SCORING,
     "merge": (*_TRAINING, "evaluation", "merging", "continual/scoring.py"),
     "stream": (*_TRAINING, "evaluation", "merging", "continual"),
 }

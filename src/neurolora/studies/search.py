@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
@@ -126,17 +126,15 @@ def search_together(
 def together(name: str, family: Sequence[Grid]) -> Tried:
     """The values that all of a family have, each with its seeds' mean scores."""
     first, *others = family
-
-    def shared(values: Iterable[float], of: Callable[[Grid], Mapping[float, Any]]) -> list[float]:
-        return [value for value in values if all(value in of(grid) for grid in others)]
-
     scores = {
         value: [mean(of_seed) for of_seed in zip(*(grid.scores[value] for grid in family), strict=True)]
-        for value in shared(first.scores, lambda grid: grid.scores)
+        for value in first.scores
+        if all(value in grid.scores for grid in others)
     }
     cells = {
         value: [cell for grid in family for cell in grid.cells[value]]
-        for value in shared(first.cells, lambda grid: grid.cells)
+        for value in first.cells
+        if all(value in grid.cells for grid in others)
     }
     return Tried(name, scores, cells)
 

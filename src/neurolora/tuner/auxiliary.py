@@ -51,7 +51,7 @@ def get_auxiliary_loss(model: nn.Module) -> Tensor:
 def has_auxiliary_loss(context: ForwardContext) -> bool:
     """Whether the last forward recorded something that a loss with a weight is made of."""
     return any(
-        layer.settings[adapter].orthogonality_weight > 0 or layer.settings[adapter].balance_weight > 0
+        _weight(layer, adapter) > 0 or layer.settings[adapter].balance_weight > 0
         for layer in context.layers
         for adapter in layer.records
     )
