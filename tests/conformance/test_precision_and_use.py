@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -179,25 +177,20 @@ def test_frozen_quantised_linears_are_adapted(tiny: ModuleType, bits: int) -> No
     assert not tiny.outputs(model, {"x": x}).equal(before)
 
 
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
 #: Fresh processes, as this one has had threads by now: forked ones hung now and then.
 _PROCESS = """
-import importlib.util, sys
-rank, here, port, tests, folder = sys.argv[1:]
+import faulthandler, importlib.util, sys
+faulthandler.dump_traceback_later(240, exit=True)
+rank, here, tests, folder = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("here", here)
 module = importlib.util.module_from_spec(spec)
 sys.modules["here"] = module
 spec.loader.exec_module(module)
-module._process(int(rank), int(port), tests, folder)
+module._process(int(rank), tests, folder)
 """
 
 
-def _process(rank: int, port: int, tests: str, folder: str) -> None:
+def _process(rank: int, tests: str, folder: str) -> None:
     """One of two processes: half of the batch each, with the loss that Trainer would give."""
     spec = importlib.util.spec_from_file_location("tiny_models", Path(tests) / "tiny_models.py")
     assert spec is not None
@@ -205,8 +198,9 @@ def _process(rank: int, port: int, tests: str, folder: str) -> None:
     tiny = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny)
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    # They meet at a file: a port that was free when it was asked for may be taken by the time it is used.
+    meet = (Path(folder) / "meet").as_uri()
+    torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=2)
     model = _ddp_model(tiny)
     wrapped = nn.parallel.DistributedDataParallel(model)
     batch = {key: value[2 * rank : 2 * rank + 2] for key, value in _ddp_batch(tiny).items()}
@@ -239,7 +233,7 @@ def test_two_processes_give_the_gradients_and_biases_of_one(tiny: ModuleType, tm
     step_load_balance(model)
     expected = _ddp_state(model)
     tests = next(folder for folder in Path(__file__).parents if folder.name == "tests")
-    told = [__file__, str(_free_port()), str(tests), str(tmp_path)]
+    told = [__file__, str(tests), str(tmp_path)]
     command = [sys.executable, "-W", "ignore", "-c", _PROCESS]
     running = [
         subprocess.Popen([*command, str(rank), *told], stderr=subprocess.PIPE, text=True) for rank in range(2)
