@@ -29,7 +29,7 @@ from neurolora.report.study_facts import (
     searches,
     task_parts,
 )
-from neurolora.report.study_pictures import curve_picture, score_bars
+from neurolora.report.study_pictures import curve_picture, score_dots
 
 PAGES, FIRST_SCALE = "results", "miniature"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -176,7 +176,7 @@ def _study(result: Result) -> dict[str, Any]:
         if result["kind"] == "single"
         else [name for name in columns if name in ("average", "bwt") or name.endswith("_kept")]
     )
-    draw = curve_picture if result["curve"] else score_bars
+    draw = curve_picture if result["curve"] else score_dots
     return {
         "title": result["title"],
         "about": result["about"],

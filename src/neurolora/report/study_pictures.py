@@ -1,42 +1,46 @@
-"""The pictures of a study: bars with intervals beside the paper's figures, and curves over a setting.
+"""The pictures of a study: means with intervals and seeds, and curves over a setting beside the paper's.
 
 Room: report. Called by `studies.py`; functions of a result's plain values.
 """
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
-from neurolora.report.drawing import FAINT, INK, SERIES, Picture, canvas, to_svg
+from neurolora.report.drawing import SERIES, Picture, canvas, to_svg
 from neurolora.report.figures import label_rows, tall
 from neurolora.report.study_facts import Result, spread
 
+#: Characters of a row's name in a line: what leaves half of the picture to the scores.
+LONGEST_LINE = 34
 
-def score_bars(result: Result, column: str) -> Picture:
-    """A bar for each row with its interval over seeds, and a point for each seed."""
+
+def score_dots(result: Result, column: str) -> Picture:
+    """For each row its mean, its interval and a small point for each seed.
+
+    No bars: scores that lie close together would be so many bars of one length. The axis need not start at 0.
+    """
     name = next(each["name"] for each in result["columns"] if each["id"] == column)
     rows = [row for row in result["rows"] if column in row["intervals"]]
-    with canvas(tall(len(rows))) as (figure, axes):
+    names = [textwrap.fill(row["name"], LONGEST_LINE) for row in rows]
+    room = 1.5 if any("\n" in each for each in names) else 1.0  # rows stand apart evenly, of one line or two
+    with canvas(room * tall(len(rows))) as (figure, axes):
         for place, row in enumerate(rows):
-            found = row["intervals"][column]
-            error = (
-                None
-                if found["low"] is None
-                else [[found["mean"] - found["low"]], [found["high"] - found["mean"]]]
-            )
-            look = {"color": SERIES[0], "height": 0.6, "ecolor": INK, "error_kw": {"lw": 1.0}, "capsize": 3}
-            axes.barh([place], [found["mean"]], xerr=error, **look)
-            values = row["values"][column]
-            points = {"linestyle": "none", "marker": "o", "markersize": 2.5, "color": SERIES[1]}
-            axes.plot(values, [place] * len(values), **points)
-        label_rows(axes, [row["name"] for row in rows])
-        axes.invert_yaxis()
-        axes.axvline(0, color=FAINT, lw=0.8)
+            found, values = row["intervals"][column], row["values"][column]
+            axes.plot(values, [place] * len(values), "o", markersize=2.5, color=SERIES[1], zorder=3)
+            if found["low"] is not None:
+                line = {"linewidth": 3.5, "alpha": 0.5, "zorder": 1}
+                axes.plot([found["low"], found["high"]], [place, place], color=SERIES[0], **line)
+            axes.plot([found["mean"]], [place], "o", markersize=5, color=SERIES[0], zorder=2)
+        label_rows(axes, names)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set(xlabel=name)
         axes.grid(axis="x")
         best = max(rows, key=lambda row: row["intervals"][column]["mean"])
         told = f"Highest here: {best['name']}, {spread(best['intervals'][column])}"
-        return Picture(f"{result['title']}: {name}", to_svg(figure), f"{told}; a point is a seed")
+        how = "dot: the mean; line: its 95% interval; a small point is a seed"
+        return Picture(f"{result['title']}: {name}", to_svg(figure), f"{told}; {how}")
 
 
 def curve_picture(result: Result, column: str) -> Picture:

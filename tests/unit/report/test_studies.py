@@ -236,7 +236,7 @@ def test_bars_are_drawn_where_there_is_no_curve(result: dict[str, Any], tmp_path
     result["curve"] = None
     page = write_pages([result], tmp_path)[1].read_text()
     assert "Highest here: B" in page
-    assert "a point is a seed" in page
+    assert "a small point is a seed" in page
 
 
 def test_a_readme_gets_the_miniature_between_its_marks_and_nothing_else(
