@@ -60,10 +60,13 @@ def make_result(study: Study, scale: Scale, table: Table, book: Book) -> dict[st
 
 
 def settings_fingerprint(scale: Scale) -> str:
-    """Of what results of one page must have in common beside the model: data, sizes, first rates, seeds."""
+    """Of what results of one page must have in common beside the model: data, sizes, first rates, seeds.
+
+    Data go by the names that the scale gives them: whether a folder lies there now must change nothing.
+    """
     values = scale.model_dump(exclude={"about", "note", "label", "dimensions", "output"})
-    values |= placeless({"model": scale.model, "data": scale.data, "train": scale.train})
-    values["tasks"] = {name: placeless({"data": task.data}) for name, task in scale.tasks.items()}
+    values |= placeless({"model": scale.model, "train": scale.train})
+    values["tasks"] = {name: task.data for name, task in scale.tasks.items()}
     values["metrics"] = {name: task.metric for name, task in scale.tasks.items()}
     del values["eval"]["batch_size"]
     return fingerprint_json(values)[:16]

@@ -1,11 +1,15 @@
-"""Verdicts on claims."""
+"""Verdicts on claims, and what a stored result belongs to."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from neurolora.intervals import paired, verdict
-from neurolora.studies.results import check_claim
+from neurolora.studies import default_folder, load_scale
+from neurolora.studies.results import check_claim, settings_fingerprint
 from neurolora.studies.spec import Claim
 from neurolora.studies.table import Table
 
@@ -41,3 +45,13 @@ def test_gains_are_counted_from_the_other_row_in_each_column() -> None:
     claim = Claim(say="more on a", better=("ours", "a"), than=("ours", "b"), gains_over="theirs")
     assert check_claim(claim, table)["difference"]["mean"] == ((10 - 2) + (11 - 1)) / 2
     assert check_claim(claim.model_copy(update={"gains_over": "other"}), table)["verdict"] == "not measured"
+
+
+def test_settings_are_the_same_wherever_the_data_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real scale's data are the user's folders: a stored result must not age where they are missing."""
+    scale = load_scale(default_folder(), "stories")
+    monkeypatch.chdir(tmp_path)
+    missing = settings_fingerprint(scale)
+    for task in scale.tasks.values():
+        Path(task.data["dataset_name"]).mkdir(parents=True)
+    assert settings_fingerprint(scale) == missing
