@@ -149,7 +149,7 @@ def _run(
 ) -> None:
     from neurolora.report.studies import require_marks
     from neurolora.studies import Book, require_fitting, require_same_settings
-    from neurolora.studies.book import quiet_libraries
+    from neurolora.studies.workers import quiet_libraries
 
     quiet_libraries()
     require_fitting(chosen, scale)
@@ -222,7 +222,7 @@ def _default_jobs() -> int:
     """One on a GPU, else a core each."""
     import torch
 
-    from neurolora.studies.book import threads_for
+    from neurolora.studies.workers import threads_for
 
     return 1 if torch.cuda.is_available() else threads_for(1)
 

@@ -7,12 +7,8 @@ asked for.
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +18,7 @@ from neurolora.errors import NeuroLoraError, OutputError, TrainingError, explain
 from neurolora.studies.cells import Cell
 from neurolora.studies.code import ROOMS, code_fingerprint, code_on_disk
 from neurolora.studies.work import DIVERGED, RECORD, do_work, has_weights, read_record
+from neurolora.studies.workers import workers
 
 Record = dict[str, Any]
 #: Told what is being done, how much of it is done, and of how much.
@@ -94,7 +91,7 @@ class Book:
             for key, job in jobs.items():
                 yield key, _work(*job)
             return
-        with _workers(self.jobs) as pool:
+        with workers(self.jobs) as pool:
             running = {pool.submit(_work, *job): key for key, job in jobs.items()}
             waiting = set(running)
             while waiting:
@@ -147,54 +144,3 @@ def _result(future: Future[Record]) -> Record:
         found = "the system ended one of the processes, as it does when memory runs out"
         do = "Give the command again with fewer --jobs: what is done is kept"
         raise TrainingError(explain("running cells", found, do)) from error
-
-
-@contextlib.contextmanager
-def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes that share the cores. On an error what waits is let go, and what runs is waited for."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(threads_for(jobs),))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def threads_for(jobs: int) -> int:
-    """How many threads each of so many processes may take."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // jobs)
-
-
-def _begin(threads: int) -> None:
-    """In a new worker: its share of the cores, and quiet libraries."""
-    _end_with_parent()
-    import torch
-
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    torch.set_num_threads(threads)
-    quiet_libraries()
-
-
-def _end_with_parent() -> None:
-    """A killed command takes its workers along: one that went on would write where the next command works."""
-    parent = multiprocessing.parent_process()
-
-    def wait_and_end() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait_and_end, daemon=True).start()
-
-
-def quiet_libraries() -> None:
-    """No bars of loading weights, one for each of hundreds of models; no warnings that say nothing here."""
-    import warnings
-
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", message="The following rank_pattern keys")  # PEFT, on its own AdaLoRA

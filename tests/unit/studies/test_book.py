@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -211,22 +210,6 @@ def test_a_run_whose_weights_are_gone_is_run_again_for_those_who_need_them(
     assert book.read(run) is None
 
 
-def test_after_an_error_those_that_run_are_waited_for() -> None:
-    """Nobody works on in the folder when the lock is let go."""
-    started: list[Any] = []
-
-    def fail() -> None:
-        with book_module._workers(2) as pool:
-            started.append(pool.submit(time.sleep, 3))
-            while not started[0].running():
-                time.sleep(0.05)
-            raise DataError("one")
-
-    with pytest.raises(DataError, match="one"):
-        fail()
-    assert started[0].done()
-
-
 def test_no_record_names_code_that_did_not_make_it(
     tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,23 +259,3 @@ def test_how_many_rows_are_scored_at_once_does_not_count(work: dict[str, Any], i
         for each in ({"batch_size": 8}, work["eval"])
     ]
     assert (keys[0] == keys[1]) == is_same
-
-
-def test_a_killed_command_takes_its_workers_along() -> None:
-    """One that went on would write into the cells of the command that is given next."""
-    script = (
-        "import os, time\n"
-        "from neurolora.studies import book\n"
-        "with book._workers(1) as pool:\n"
-        "    print(pool.submit(os.getpid).result(), flush=True)\n"
-        "    pool.submit(time.sleep, 300).result()\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as command:
-        assert command.stdout is not None
-        worker = int(command.stdout.readline())
-        command.kill()
-        try:
-            command.communicate(timeout=20)  # the worker holds the other end while it lives
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
