@@ -48,13 +48,16 @@ def middle_and_ends(found: Mapping[str, Any]) -> tuple[float, float, float]:
 
 
 def paired(better: Sequence[float], than: Sequence[float]) -> Interval:
-    """The difference, seed by seed, with its 95% interval and the p of a paired t-test (two-sided)."""
+    """The difference, seed by seed, with its 95% interval and the p of a paired t-test (two-sided).
+
+    Differences count to the ninth decimal, for 83.2 - 83.0 and 81.6 - 81.4 are equal, if not in binary.
+    """
     from scipy import stats
 
-    differences = [one - other for one, other in zip(better, than, strict=True)]
+    differences = [round(one - other, 9) for one, other in zip(better, than, strict=True)]
     found, p = interval(differences), None
     if len(differences) > 1 and stdev(differences) > 0:
-        p = float(stats.ttest_rel(better, than).pvalue)
+        p = float(stats.ttest_1samp(differences, 0.0).pvalue)
     return {**found, "p": p}
 
 

@@ -32,6 +32,8 @@ PACKAGES = (
     "datasets",
     "lm-eval",
     "numpy",
+    "numba",
+    "triton",
 )
 _BLOCK = 1 << 20
 _GIT_SECONDS = 10
@@ -58,19 +60,20 @@ def environment() -> dict[str, Any]:
 def made_by(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Where a result comes from whose parts were made in several `environment()`s, as plain JSON values.
 
-    Keys: `commits` and `dirty` of all that tell, `devices`, `versions` (each with all that were found),
-    `first` and `last` in time; of no environments all are empty.
+    Keys: `commits` and `dirty` of all that tell, `devices`, `versions` (each with all that were found; a
+    package that is nowhere is left out), `first` and `last` in time; of no environments all are empty.
     """
     gits = [environment.get("git") or {} for environment in environments]
     times = sorted(environment["time"] for environment in environments)
+    versions = {
+        name: sorted({str(made["versions"][name]) for made in environments if made["versions"].get(name)})
+        for name in ("python", *PACKAGES)
+    }
     return {
         "commits": sorted({git["commit"] for git in gits if "commit" in git}),
         "dirty": any(git.get("dirty") for git in gits),
         "devices": sorted({f"{made['device']}, {made['cpu_count']} cores" for made in environments}),
-        "versions": {
-            name: sorted({str(made["versions"].get(name)) for made in environments})
-            for name in ("python", *PACKAGES)
-        },
+        "versions": {name: found for name, found in versions.items() if found},
         "first": times[0] if times else None,
         "last": times[-1] if times else None,
     }

@@ -262,6 +262,18 @@ def test_results_of_other_settings_are_found_before_the_hours(
     assert set(records(tmp_path)) == done
 
 
+def test_a_damaged_result_is_no_reason_to_fail_for_those_that_are_run_before_it(
+    tmp_path: Path, tiny_studies: ModuleType
+) -> None:
+    """The command that makes it anew is the one that repairs it."""
+    folder = tiny_studies.write_studies(tmp_path, ("table1", "k"))
+    damaged = tmp_path / "out" / "k" / "tiny-quick.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text('{"rows": [')
+    assert run(folder, tmp_path, "all", "--quick") == 0
+    assert json.loads(damaged.read_text())["study"] == "k"
+
+
 def test_a_run_that_diverges_counts_as_nothing_and_stops_nothing(
     tmp_path: Path, tiny_studies: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

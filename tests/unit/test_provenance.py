@@ -27,6 +27,15 @@ def test_environment_is_json_and_names_the_versions_in_use() -> None:
     assert found["cpu_count"] >= 1
 
 
+def test_a_package_that_was_nowhere_is_left_out() -> None:
+    one = provenance.environment()
+    other = {**one, "versions": {**one["versions"], "numba": "0.1", "triton": None}}
+    del one["versions"]["triton"]  # a record of before it was asked for
+    one["versions"]["numba"] = None
+    found = provenance.made_by([one, other])["versions"]
+    assert (found["numba"], "triton" in found, len(found["torch"])) == (["0.1"], False, 1)
+
+
 def test_environment_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a socket was opened")

@@ -5,6 +5,7 @@ Room: cli. Calls `studies`, and the report for the pages.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -187,7 +188,8 @@ def _all_that_go(
             result = reproduce(study, scale, book)
             told = str(write_result(places.results, study, scale, result))
             done.append(result)
-            pages = _show(result, scale, places)
+            waiting = {each.id for each in chosen} - {each["study"] for each in done}
+            pages = _show(result, scale, places, waiting)
         except OutputError:
             raise
         except NeuroLoraError as error:
@@ -196,12 +198,19 @@ def _all_that_go(
     return done, pages, failed
 
 
-def _show(result: dict[str, Any], scale: Scale, places: Places) -> list[Path]:
-    """The pages of all stored results that have this one's settings; others are due to be run again."""
+def _show(result: dict[str, Any], scale: Scale, places: Places, waiting: set[str]) -> list[Path]:
+    """The pages of all stored results that have this one's settings; others are due to be run again.
+
+    waiting: studies that this command has still to run; a damaged result of one is as good as none.
+    """
+    from neurolora.errors import DataError
     from neurolora.report.studies import read_results, settings_of, write_pages
     from neurolora.studies import stored_results
 
-    found = read_results(stored_results(places.results, scale))
+    found: list[dict[str, Any]] = []
+    for path in stored_results(places.results, scale):
+        with contextlib.suppress(*([DataError] if path.parent.name in waiting else [])):
+            found += read_results([path])
     alike = [each for each in found if settings_of(each) == settings_of(result)]
     return write_pages(alike, places.pages, places.readme)
 

@@ -92,7 +92,7 @@ def difference(found: Mapping[str, Any] | None) -> str:
     """`+2.3 ± 0.7, p 0.0051`: of `paired`, half of the 95% interval behind the sign."""
     if found is None:
         return ABSENT
-    centre = f"{found['mean']:+.1f}"
+    centre = f"{found['mean']:+z.1f}"
     if found["low"] is None:
         return centre
     p = "" if found["p"] is None else f", p {found['p']:.2g}"
@@ -153,10 +153,14 @@ def claims(result: Result) -> TextTable:
 
 @dataclass(frozen=True)
 class Order:
-    """Two rows that the paper's figures of a column put in an order, and what the results say of it."""
+    """Two rows that the paper's figures of a column put in an order, and what the results say of it.
+
+    compares: task, the paper's two figures, our values by seed; equal where two tables share both rows.
+    """
 
     say: str
     verdict: str
+    compares: tuple[str, str, tuple[float, ...], tuple[float, ...]]
 
 
 def orders(result: Result) -> list[Order]:
@@ -174,8 +178,15 @@ def orders(result: Result) -> list[Order]:
             ours = paired(above["values"][name], below["values"][name])
             figures = f"{above['paper'][name]:.1f} and {below['paper'][name]:.1f}"
             say = f"{column['name']}: {above['name']} above {below['name']} ({figures})"
-            found.append(Order(f"{say}, here {difference(ours)}", verdict(ours)))
+            compares = (column["printed"], figures, *(tuple(row["values"][name]) for row in (above, below)))
+            found.append(Order(f"{say}, here {difference(ours)}", verdict(ours), compares))
     return found
+
+
+def all_orders(results: Sequence[Result]) -> list[Order]:
+    """The orders of all studies, each comparison once: tables share rows, as an ablation has Table 1's."""
+    found = [order for result in results for order in orders(result)]
+    return list({order.compares: order for order in reversed(found)}.values())[::-1]
 
 
 def hypotheses(result: Result) -> TextTable:
@@ -207,7 +218,7 @@ def in_words(results: Sequence[Result]) -> str:
         parts.append(f"{counted['not measured']} could not be measured")
     statements = "statement" if of == 1 else "statements"
     told = f"Of {of} {statements} of the paper that the studies name, {'; '.join(parts)}."
-    each = [order.verdict for result in results for order in orders(result)]
+    each = [order.verdict for order in all_orders(results)]
     if not each:
         return told
     pairs = "order of two rows" if len(each) == 1 else "orders of two rows"
@@ -232,7 +243,7 @@ def by_verdict(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
             found[claim["verdict"]].append(f"{claim['say']}{told}")
     titled = {titles[kind]: sayings for kind, sayings in found.items()}
     titled["Orders of the paper's figures that are the other way round"] = [
-        order.say for result in results for order in orders(result) if order.verdict == "opposite"
+        order.say for order in all_orders(results) if order.verdict == "opposite"
     ]
     return [(title, sayings) for title, sayings in titled.items() if sayings]
 
@@ -276,7 +287,8 @@ def provenance(result: Result) -> list[tuple[str, str]]:
         how = "left out with its row" if result["kind"] == "streams" else "counted as 0"
         rows.append((f"Training became NaN, {how}", "; ".join(result["diverged"])))
     if result["older_code"]:
-        rows.append(("Made by other code", f"{result['older_code']} cells, taken as they were"))
+        told = f"{result['older_code']} of {len(result['cells'])} cells, taken as they were"
+        rows.append(("Made by other code", told))
     if result.get("notes"):
         rows.append(("Merging", "; ".join(result["notes"])))
     if result["scale"].get("note"):

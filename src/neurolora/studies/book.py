@@ -33,8 +33,8 @@ def _untold(what: str, done: int, of: int) -> None:
 class Book:
     """The cells in a folder. jobs: processes at once. accept_older: take records of other code as they are.
 
-    older: the keys of such records that were taken, or that build on some. used: the records of all cells
-    that were asked for, whether run or read.
+    older: the keys of such records that were taken, those included that a score or merge was built on. used:
+    the records of all cells that were asked for, whether run or read.
     """
 
     folder: Path
@@ -59,10 +59,10 @@ class Book:
             return None
         if cell.kind == "train" and DIVERGED not in record and not has_weights(self.place(cell)):
             return None
-        if not _is_of_now(record, cell):
+        if older := _of_other_code(record, cell):
             if not self.accept_older:
                 return None
-            self.older.add(cell.key)
+            self.older |= older
         return record
 
     def run(self, cells: Sequence[Cell], what: str) -> dict[str, Record]:
@@ -103,11 +103,10 @@ class Book:
         return [self.place(parent) for parent in cell.parents]
 
 
-def _is_of_now(record: Record, cell: Cell) -> bool:
-    """Whether the code of now has made a cell, and what it builds on."""
-    made = [told["code"] for told in record.get("built_on", [])]
-    wanted = [code_fingerprint(parent.kind) for parent in cell.parents]
-    return [record["code"], *made] == [code_fingerprint(cell.kind), *wanted]
+def _of_other_code(record: Record, cell: Cell) -> set[str]:
+    """The keys of the cell and of those it builds on, where other code than that of now has made them."""
+    made = {told.get("key"): told.get("code") for told in (*record.get("built_on", []), record)}
+    return {each.key for each in (cell, *cell.parents) if made.get(each.key) != code_fingerprint(each.kind)}
 
 
 def _work(cell: Cell, folder: Path, parents: list[Path], code: str) -> Record:

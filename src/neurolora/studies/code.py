@@ -14,7 +14,17 @@ from pathlib import Path
 from neurolora.provenance import package_versions
 
 PACKAGE = Path(__file__).resolve().parents[1]
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "lm-eval", "tokenizers", "numpy")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "lm-eval",
+    "tokenizers",
+    "numpy",
+    "numba",
+    "triton",
+)
 _FLOOR = ("adapter_reader.py", "adapter_file.py", "studies/work.py")
 _TRAINING = ("core", "tuner", "tasks", "world", "training", *_FLOOR)
 _SCORING = (*_TRAINING, "evaluation", "continual/scoring.py")

@@ -5,6 +5,7 @@ Room: studies. A checkout has them in `studies/` beside `src/`; an installed pac
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +49,7 @@ def load_study(folder: Path, name: str) -> Study:
     path = folder / name / SPEC
     values, _ = read_yaml(path)
     methods, _ = read_yaml(folder / METHODS)
-    study = _parse(Study, path, {"id": name, **_with_methods(path, values, methods)})
+    study = _parse(Study, path, {**_with_methods(path, values, methods), "id": name})
     problems = _problems(study)
     if problems:
         raise ConfigError(explain(f"reading the study {path}", itemised(problems), "Correct each of them"))
@@ -68,15 +69,15 @@ def load_scale(
         raise ConfigError(explain("changing a scale", f"{', '.join(named)} is what tells results apart", do))
     path = folder / SCALES / f"{name}.yaml"
     values, _ = read_yaml(path)
-    smaller = values.pop("quick", {}) or {}
+    smaller = _section(path, "quick", values.pop("quick", {}))
     for laid in (smaller if quick else {}, changes or {}):
         values = _laid_over(values, laid)
-    label = "-".join([name, *(["quick"] if quick else []), *_told(changes or {})])
-    scale = _parse(Scale, path, {**values, "id": name, "label": label, "quick": quick})
+    scale = _parse(Scale, path, {**values, "id": name, "label": name, "quick": quick})
     if "model_name_or_path" not in scale.model:
         do = "Give one with --model, a folder or a name on the hub"
         raise ConfigError(explain(f"the scale {name}", "it names no model", do))
-    return scale.model_copy(update={"train": _with_paths(scale.train, path.parent)})
+    label = "-".join([name, *(["quick"] if quick else []), *_told(changes or {})])
+    return scale.model_copy(update={"label": label, "train": _with_paths(scale.train, path.parent)})
 
 
 def _told(changes: dict[str, Any]) -> list[str]:
@@ -93,14 +94,27 @@ def _with_methods(path: Path, values: dict[str, Any], methods: dict[str, Any]) -
     """`methods: [a, b]` as rows; the rows of a study of streams under their own name."""
     values = dict(values)
     named = values.pop("methods", [])
+    if not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
+        raise _not_as_it_should(path, "methods", "a list of names")
     unknown = [name for name in named if name not in methods]
     if unknown:
-        found = f"methods without a row in {METHODS}: {', '.join(map(str, unknown))}"
+        found = f"methods without a row in {METHODS}: {', '.join(unknown)}"
         raise ConfigError(explain(f"reading the study {path}", found, f"There are {', '.join(methods)}"))
-    rows = values.pop("rows", {})
+    rows = _section(path, "rows", values.pop("rows", {}))
     if values.get("kind") == "streams":
         return {**values, "methods": methods, "stream_rows": rows}
     return {**values, "methods": methods, "rows": {**{name: methods[name] for name in named}, **rows}}
+
+
+def _section(path: Path, name: str, value: Any) -> dict[str, Any]:
+    """A section of a file. Raises ConfigError where something else stands there."""
+    if not isinstance(value, dict):
+        raise _not_as_it_should(path, name, "a section with keys under it")
+    return value
+
+
+def _not_as_it_should(path: Path, name: str, wanted: str) -> ConfigError:
+    return ConfigError(explain(f"reading {path}", f"`{name}` is not {wanted}", "Correct it, or leave it out"))
 
 
 def _laid_over(values: Any, other: Any) -> dict[str, Any]:
@@ -147,7 +161,11 @@ def _problems(study: Study) -> list[str]:
 
 def _parse(model: type[Model], path: Path, values: dict[str, Any]) -> Model:
     try:
+        json.dumps(values)
         return model.model_validate(values)
+    except TypeError as error:  # YAML makes dates and sets; fingerprints and results are JSON
+        do = "Write text, numbers, lists and sections alone; a date is text in quotes"
+        raise ConfigError(explain(f"reading {path}", str(error), do)) from None
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise ConfigError(explain(f"reading {path}", itemised(problems), "Correct each of them")) from None

@@ -12,7 +12,6 @@ from neurolora.intervals import interval, paired, verdict
 from neurolora.provenance import fingerprint_json, made_by
 from neurolora.studies.book import Book
 from neurolora.studies.cells import placeless
-from neurolora.studies.code import code_fingerprint
 from neurolora.studies.spec import Claim, Label, Scale, ScaleTask, Study
 from neurolora.studies.table import PAPER_TASKS, Table
 from neurolora.training.identity import model_fingerprint
@@ -48,10 +47,6 @@ def make_result(study: Study, scale: Scale, table: Table, book: Book) -> dict[st
         "cells": sorted({*book.used, *built_on}),
         "older_code": len(book.older),
         "diverged": sorted(record["name"] for record in table.records if "diverged" in record),
-        "code": {
-            kind: code_fingerprint(kind)[:16]
-            for kind in sorted({record["kind"] for record in book.used.values()} | {"train"})
-        },
         "spec": fingerprint_json(study.model_dump())[:16],
         "sizes_fingerprint": settings_fingerprint(scale),
         "model_fingerprint": model_fingerprint(scale.model)[:16],

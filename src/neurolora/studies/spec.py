@@ -93,6 +93,14 @@ class Study(_Section):
     claims: list[Claim] = []
     hypotheses: list[Claim] = []
 
+    @field_validator("tasks", "against")
+    @classmethod
+    def _each_once(cls, named: list[str]) -> list[str]:
+        """A task named twice would have each seed count twice."""
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)}: named twice")
+        return named
+
     @property
     def columns(self) -> list[str]:
         """The ids of the table's columns; `percent` of trainable parameters stands among the costs."""

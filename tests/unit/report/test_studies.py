@@ -22,6 +22,7 @@ from neurolora.report.studies import (
     write_pages,
 )
 from neurolora.report.study_facts import (
+    all_orders,
     by_verdict,
     claims,
     costs,
@@ -140,6 +141,10 @@ def test_every_order_that_the_figures_give_is_judged(result: dict[str, Any]) -> 
     assert by_verdict([result])[-1] == (
         "Orders of the paper's figures that are the other way round", [order.say]
     )  # fmt: skip
+    again = {**copy.deepcopy(result), "study": "l"}
+    assert all_orders([result, again]) == [order]  # another table with the same two rows
+    again["rows"][0]["values"]["sums"] = [1.0, 2.0, 4.0]
+    assert len(all_orders([result, again])) == 2
     result["rows"][1]["paper"] = {"sums": 60.0}
     assert orders(result)[0].verdict == "held"
     result["rows"][1]["paper"] = {"sums": 58.7}
@@ -196,7 +201,7 @@ def test_markdown_keeps_its_tables_whole(result: dict[str, Any]) -> None:
     result["rows"][0]["name"] = "a | b"
     lines = [line for line in results_markdown([result]).splitlines() if line.startswith("|")]
     assert any(r"a \| b" in line for line in lines)
-    assert "1 cells, taken as they were" in results_markdown([result])
+    assert "1 of 1 cells, taken as they were" in results_markdown([result])
     assert "peft 0 and 1" in results_markdown([result])
     assert "ffffffffffff (with changes that are in no commit)" in results_markdown([result])
 

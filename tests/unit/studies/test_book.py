@@ -40,7 +40,8 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise DataError("the data are gone")
         assert all((parent / RECORD).is_file() for parent in parents)
         names.append(cell.name)
-        built_on = [{"code": json.loads((parent / RECORD).read_text())["code"]} for parent in parents]
+        read = [json.loads((parent / RECORD).read_text()) for parent in parents]
+        built_on = [{name: each[name] for name in ("key", "code")} for each in read]
         told = {"key": cell.key, "kind": cell.kind, "code": code, "built_on": built_on}
         record = {**told, "scores": {"a": {"value": 1.0}}}
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,7 @@ def test_records_of_other_code_are_run_again_unless_they_are_accepted(
     assert json.loads((accepting.place(cell(0)) / RECORD).read_text())["code"] == "changed"
 
 
-def test_what_builds_on_records_of_other_code_is_of_other_code(
+def test_what_builds_on_records_of_other_code_is_taken_only_where_that_was_asked_for(
     tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A score that was made anew of an adapter that was accepted as it was."""
@@ -109,7 +110,7 @@ def test_what_builds_on_records_of_other_code_is_of_other_code(
         path.write_text(json.dumps({**made, "built_on": [{"key": run.key, "code": code}]}))
         book.older.clear()
         assert book.read(score) is not None
-        assert book.older == ({score.key} if is_older else set())
+        assert book.older == ({run.key} if is_older else set())
         assert (Book(tmp_path).read(score) is None) == is_older
 
 

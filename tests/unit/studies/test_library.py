@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -94,12 +95,24 @@ def test_a_deepspeed_config_is_found_beside_the_scale() -> None:
         ),
         ({"colour": "blue"}, "colour: "),
         ({"tasks": []}, "tasks: "),
+        ({"tasks": ["a", "a"]}, "tasks: .*a: named twice"),
+        ({"rows": None}, "`rows` is not a section"),
+        ({"rows": ["lora"]}, "`rows` is not a section"),
+        ({"methods": None}, "`methods` is not a list of names"),
+        ({"methods": [["lora"]]}, "`methods` is not a list of names"),
+        ({"about": datetime.date(2026, 1, 1)}, "date is not JSON"),
     ],
 )
 def test_a_wrong_study_is_refused_with_the_reason(folder: Path, values: dict[str, Any], problem: str) -> None:
     change(folder, "table1", **values)
     with pytest.raises(ConfigError, match=problem):
         load_study(folder, "table1")
+
+
+def test_a_study_is_called_as_its_folder_is(folder: Path) -> None:
+    """Else its result would be written over another one's."""
+    change(folder, "table1", id="table2")
+    assert load_study(folder, "table1").id == "table1"
 
 
 def test_unknown_names_get_the_nearest(folder: Path, tmp_path: Path) -> None:
@@ -146,6 +159,8 @@ def test_what_was_changed_stands_in_the_name_of_the_results(folder: Path) -> Non
         ({"label": "tiny"}, "label is what tells results apart"),
         ({"quick": True, "id": "x"}, "id, quick is what tells results apart"),
         ({"train": {"learning_rate": 1.0}}, "rates and seeds are set by the study"),
+        ({"model": "foo"}, "model: "),
+        ({"train": {"output": datetime.date(2026, 1, 1)}}, "date is not JSON"),
     ],
 )
 def test_a_scale_that_would_not_be_fair_is_refused(
@@ -153,6 +168,14 @@ def test_a_scale_that_would_not_be_fair_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=problem):
         load_scale(folder, "tiny", changes=changes)
+
+
+@pytest.mark.parametrize("quick", [3, ["a"]])
+def test_quick_is_a_section(folder: Path, quick: Any) -> None:
+    path = folder / "scales" / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "quick": quick}))
+    with pytest.raises(ConfigError, match="`quick` is not a section"):
+        load_scale(folder, "tiny", quick=True)
 
 
 @pytest.mark.parametrize(

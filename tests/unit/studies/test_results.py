@@ -34,6 +34,8 @@ def test_the_p_value_belongs_to_the_interval() -> None:
 
 def test_equal_differences_decide_nothing() -> None:
     assert verdict(paired([2.0, 3.0], [1.0, 2.0])) == "open"
+    found = paired([83.2, 81.6, 79.2], [83.0, 81.4, 79.0])  # 0.2 each, if not in binary
+    assert (verdict(found), found["p"]) == ("open", None)
 
 
 def test_gains_are_counted_from_the_other_row_in_each_column() -> None:

@@ -56,17 +56,18 @@ def test_a_killed_command_takes_its_workers_along() -> None:
 def test_a_worker_keeps_the_memory_that_it_freed() -> None:
     """Counted in pages that the system has to give, as a time would say little.
 
-    20 tensors of 64 MB, one after another, are 330,000 pages where each is given back.
+    20 tensors of 64 MB, one after another, are 330,000 pages where each is given back, or 10,000 faults
+    where the system gives larger pages; none where they are kept, once the first has come.
     """
     script = (
         "import resource, torch\n"
         "from neurolora.studies import workers\n"
         "workers._begin(1)\n"
         "pages = []\n"
-        "for _ in range(21):\n"
+        "for _ in range(25):\n"
         "    torch.ones(2**24)\n"
         "    pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
-        "print(pages[-1] - pages[0])\n"
+        "print(pages[-1] - pages[4])\n"
     )
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert int(told) < 100_000
+    assert int(told) < 1000
