@@ -59,6 +59,12 @@ def local_hub() -> ModuleType:
     return _beside("local_hub")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Before whatever a module's tests share is made, for other numbers of threads give other bits."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No network, and one thread, whatever a test before has set."""
