@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -266,12 +267,13 @@ def test_a_damaged_result_is_no_reason_to_fail_for_those_that_are_run_before_it(
     tmp_path: Path, tiny_studies: ModuleType
 ) -> None:
     """The command that makes it anew is the one that repairs it."""
-    folder = tiny_studies.write_studies(tmp_path, ("table1", "k"))
-    damaged = tmp_path / "out" / "k" / "tiny-quick.json"
+    folder = tiny_studies.write_studies(tmp_path, ("k",))
+    shutil.copytree(folder / "k", folder / "later")
+    damaged = tmp_path / "out" / "later" / "tiny-quick.json"
     damaged.parent.mkdir(parents=True)
     damaged.write_text('{"rows": [')
     assert run(folder, tmp_path, "all", "--quick") == 0
-    assert json.loads(damaged.read_text())["study"] == "k"
+    assert json.loads(damaged.read_text())["study"] == "later"
 
 
 def test_a_run_that_diverges_counts_as_nothing_and_stops_nothing(
