@@ -1,4 +1,4 @@
-"""Settings that are numbers, checked one by one; and what has changed from one set of settings to another.
+"""Settings that are numbers, checked one by one; what a list names twice; what differs between two documents.
 
 Room: the floor, above errors. Estimators call the checks, which by scikit-learn's manners check when they are
 fitted; configs that stop at the door are pydantic's business.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import Any
+from typing import Any, TypeVar
 
 from neurolora.errors import ConfigError, explain
+
+T = TypeVar("T")
 
 
 def whole(value: Any, name: str, least: int) -> int:
@@ -31,6 +33,11 @@ def positive(value: Any, name: str, *, zero: bool = False) -> float:
 def is_number(value: Any) -> bool:
     """A real number of any library; True and False are none."""
     return not isinstance(value, bool) and isinstance(value, numbers.Real)  # numpy's bool is no Real
+
+
+def twice(names: list[T]) -> list[T]:
+    """What is there more than once, in the order in which it comes first."""
+    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
 
 
 def changes(before: Any, now: Any, name: str) -> list[str]:

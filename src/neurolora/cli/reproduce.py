@@ -5,7 +5,6 @@ Room: cli. Calls `studies`, and the report for the pages.
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -209,8 +208,11 @@ def _show(result: dict[str, Any], scale: Scale, places: Places, waiting: set[str
 
     found: list[dict[str, Any]] = []
     for path in stored_results(places.results, scale):
-        with contextlib.suppress(*([DataError] if path.parent.name in waiting else [])):
+        try:
             found += read_results([path])
+        except DataError:
+            if path.parent.name not in waiting:
+                raise
     alike = [each for each in found if settings_of(each) == settings_of(result)]
     return write_pages(alike, places.pages, places.readme)
 

@@ -6,10 +6,11 @@ Room: continual; called by `stream_file`. Looks at the config alone: no data, no
 from __future__ import annotations
 
 import itertools
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
+from neurolora.checks import twice
 from neurolora.continual.config import (
     SEED_STEP,
     StrategyEntry,
@@ -25,7 +26,6 @@ from neurolora.training.sections import DataSection
 MOST_ORDERS = 120
 LONGEST_NAME = 255  # bytes that a file system gives a name
 NO_FOLDER = f"cannot name a folder; use letters, digits, - _ . +, at most {LONGEST_NAME} bytes"
-T = TypeVar("T")
 #: Settings of a training config that a stream gives itself, and what to do instead.
 DECIDED = {
     ("train", "seed"): "every run's seed follows from the stream's; give `seeds`",
@@ -52,12 +52,12 @@ def find_problems(config: StreamConfig) -> list[str]:
 
 def _bad_tasks(config: StreamConfig) -> list[str]:
     names = config.task_names
-    found = [f"tasks: {name} is there {names.count(name)} times" for name in _twice(names)]
+    found = [f"tasks: {name} is there {names.count(name)} times" for name in twice(names)]
     if len(names) < 2:
         found.append("tasks: one task is no stream; give two or more, or use `neurolora train`")
     data = [_data({**config.data, **task.data}) for task in config.tasks]
     same = [task.name for task, one in zip(config.tasks, data, strict=True) if data.count(one) > 1]
-    if same and not _twice(names):
+    if same and not twice(names):
         found.append(f"tasks: {', '.join(same)} are one task under several names: the same data")
     bad = [name for name in names if not _is_folder_name(name)]
     return found + [
@@ -77,7 +77,7 @@ def _data(section: dict[str, Any]) -> str:
 def _bad_seeds(config: StreamConfig) -> list[str]:
     """Seeds that are there twice, too large, or those of another's later tasks."""
     seeds = sorted(set(config.seeds))
-    found = [f"seeds: {seed} is there {config.seeds.count(seed)} times" for seed in _twice(config.seeds)]
+    found = [f"seeds: {seed} is there {config.seeds.count(seed)} times" for seed in twice(config.seeds)]
     span = SEED_STEP * (len(config.tasks) - 1)
     found += [f"seeds: {seed} is too large; at most {MOST_SEED - 1 - span}" for seed in seeds
               if seed + span >= MOST_SEED]  # fmt: skip
@@ -96,7 +96,7 @@ def _bad_orders(config: StreamConfig) -> list[str]:
         do = f"orders: all of {len(config.tasks)} tasks are too many; list those you want"
         return [do] if count > MOST_ORDERS else []
     lines = [", ".join(order) for order in config.orders or []]
-    found = [f"orders: {line} is there {lines.count(line)} times" for line in _twice(lines)]
+    found = [f"orders: {line} is there {lines.count(line)} times" for line in twice(lines)]
     for number, order in enumerate(config.orders or []):
         if sorted(order) != sorted(config.task_names):
             wanted = ", ".join(config.task_names)
@@ -137,7 +137,7 @@ def _bad_rows(config: StreamConfig) -> list[str]:
             found.append(f"{where}.label: {entry.label!r} {NO_FOLDER}")
     if not found:
         found += [
-            f"strategies: the label {label} is there twice; give labels" for label in _twice(config.labels())
+            f"strategies: the label {label} is there twice; give labels" for label in twice(config.labels())
         ]
     return found
 
@@ -153,10 +153,6 @@ def _not_summed(config: StreamConfig, entry: StrategyEntry, where: str) -> list[
         f"{where}: {entry.strategy} {does_not} {name}: {adapter[name]} does not allow; leave it out"
         for name in refused
     ]
-
-
-def _twice(names: list[T]) -> list[T]:
-    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
 
 
 def _is_folder_name(name: str) -> bool:

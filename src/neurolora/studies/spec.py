@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from neurolora.checks import twice
+
 Label = tuple[str, str]  # a row and a column of the study's table
 Seed = Annotated[int, Field(ge=0)]
 
@@ -97,8 +99,8 @@ class Study(_Section):
     @classmethod
     def _each_once(cls, named: list[str]) -> list[str]:
         """A task named twice would have each seed count twice."""
-        if twice := sorted({name for name in named if named.count(name) > 1}):
-            raise ValueError(f"{', '.join(twice)}: named twice")
+        if repeated := twice(named):
+            raise ValueError(f"{', '.join(repeated)}: named twice")
         return named
 
     @property
@@ -191,7 +193,7 @@ class Scale(_Section):
     def _honest(self) -> Scale:
         """Each seed once, and none of those on which choices are made; rates come from the search."""
         for name, seeds in (("seeds", self.seeds), ("search.seeds", self.search.seeds)):
-            if len(set(seeds)) < len(seeds):
+            if twice(seeds):
                 raise ValueError(f"{name}: {seeds} names one twice")
         if both := sorted({*self.seeds} & {*self.search.seeds}):
             raise ValueError(f"seeds: on {both[0]} choices are made (search.seeds); it cannot count too")

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -228,25 +224,6 @@ def test_no_record_names_code_that_did_not_make_it(
         book.run([cell(0), cell(1)], "x")
     assert book.read(cell(0)) is not None
     assert book.read(cell(1)) is None
-
-
-def test_a_killed_command_takes_its_launched_runs_along() -> None:
-    """They are children of a worker's, or of the command's own."""
-    sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
-    script = (
-        "import subprocess, sys\n"
-        "from neurolora.studies.work import _WITH_PARENT\n"
-        f"subprocess.run([sys.executable, '-c', _WITH_PARENT, sys.executable, '-c', {sleeper!r}])\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as command:
-        assert command.stdout is not None
-        launched = int(command.stdout.readline())
-        command.kill()
-        try:
-            command.communicate(timeout=20)  # the launched one holds the other end while it lives
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(launched, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

@@ -41,15 +41,31 @@ def test_a_killed_command_takes_its_workers_along() -> None:
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    pool.submit(time.sleep, 300).result()\n"
     )
+    _ends_with_its_command(script)
+
+
+def test_a_killed_command_takes_its_launched_runs_along() -> None:
+    """They are children of a worker's, or of the command's own."""
+    sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
+    script = (
+        "import subprocess, sys\n"
+        "from neurolora.studies.work import _WITH_PARENT\n"
+        f"subprocess.run([sys.executable, '-c', _WITH_PARENT, sys.executable, '-c', {sleeper!r}])\n"
+    )
+    _ends_with_its_command(script)
+
+
+def _ends_with_its_command(script: str) -> None:
+    """Kill a script that has printed its child's number; TimeoutExpired where the child does not end."""
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as command:
         assert command.stdout is not None
-        worker = int(command.stdout.readline())
+        child = int(command.stdout.readline())
         command.kill()
         try:
-            command.communicate(timeout=20)  # the worker holds the other end while it lives
+            command.communicate(timeout=20)  # the child holds the other end while it lives
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
+                os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
